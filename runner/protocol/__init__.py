@@ -1,0 +1,38 @@
+"""What coordinator, zygote, runner and compiler say to each other, as bytes. No socket is touched here.
+
+Three conversations, all little-endian, one module each: `status` (runner to coordinator, hostile), `control`
+(coordinator to runner) and `spawn` (coordinator and zygote). This module holds the words that they share.
+"""
+
+from __future__ import annotations
+
+VERSION = 1
+MAX_DETAIL_BYTES = 4096
+
+CONTROL_FD = 3
+STATUS_FD = 4
+
+# Profiles of a forked process (what it is for decides what it may do).
+PROFILE_RUNNER, PROFILE_FILES, PROFILE_COMPILER = range(3)
+PROFILE_NAMES = {PROFILE_RUNNER: "runner", PROFILE_FILES: "files", PROFILE_COMPILER: "compiler"}
+
+# Layers of the seal, as bits of READY.layers.
+LAYERS = (
+    "uid",
+    "chroot",
+    "namespaces",
+    "rlimits",
+    "no_new_privs",
+    "landlock",
+    "pdeathsig",
+    "nondumpable",
+    "mdwe",
+    "seccomp",
+    "oom_score",
+    "cgroup",
+)
+LAYER_BITS = {name: 1 << index for index, name in enumerate(LAYERS)}
+
+# Number types of Wasm values; the payload is always 64 raw bits.
+I32, I64, F32, F64 = range(4)
+VALUE_NAMES = ("i32", "i64", "f32", "f64")

@@ -1,0 +1,168 @@
+"""**Control**, coordinator to runner, SOCK_SEQPACKET (the runner's fd 3), one message each, trusted.
+
+LOAD  u8 kind, u8 flags, u64 memory_bytes, u32 cpu_s             fds: artifact (a sealed memfd)
+JOB   u8 kind, JOB_HEAD, strings                                 fds: stdout, stderr, then stdin if FLAG_STDIN
+COMPILE u8 kind, u64 job_id, u64 module_bytes                    fds: module (read), artifact (memfd, written)
+STOP  u8 kind                                                    interrupt the guest that runs now
+EOF                                                              say BYE and end
+"""
+
+from __future__ import annotations
+
+import struct
+
+from runner.errors import ProtocolError
+from runner.protocol.strings import pack_strings, unpack, unpack_strings
+
+# A SEQPACKET message must fit the default socket buffer (212,992 bytes) with the kernel's own overhead.
+MAX_CONTROL_BYTES = 192 * 1024
+
+LOAD, JOB, COMPILE, STOP = range(16, 20)
+
+ENTRY_COMMAND, ENTRY_EXPORT = range(2)
+FLAG_STDIN = 1
+FLAG_STUB_IMPORTS = 2
+FLAG_ONE_JOB = 4  # LOAD: say BYE and end after the first job, without waiting for EOF
+
+_LOAD = struct.Struct("<BBQI")
+# kind, job_id, entry, flags, fuel, memory_bytes, wall_ms, output_bytes, then five counted blocks
+_JOB = struct.Struct("<BQBBQQIQ")
+_COMPILE = struct.Struct("<BQQ")
+_VALUE = struct.Struct("<BQ")
+
+
+class Load:
+    """LOAD: seal for good around the artifact that comes with it. `flags`: FLAG_STUB_IMPORTS, FLAG_ONE_JOB."""
+
+    __slots__ = ("cpu_s", "flags", "memory_bytes")
+
+    def __init__(self, memory_bytes: int, cpu_s: int, flags: int = 0) -> None:
+        self.memory_bytes = memory_bytes
+        self.cpu_s = cpu_s
+        self.flags = flags
+
+
+class Job:
+    """JOB: what one instance runs, and within which limits.
+
+    `entry` is ENTRY_COMMAND or ENTRY_EXPORT; `export` the name then, `params` tuples of (value kind, raw 64 bits).
+    `args` holds argv[0] too. `preopens` are (path in the chroot, guest path, read-only) for PROFILE_FILES.
+    """
+
+    __slots__ = (
+        "args",
+        "entry",
+        "env",
+        "export",
+        "flags",
+        "fuel",
+        "job_id",
+        "memory_bytes",
+        "output_bytes",
+        "params",
+        "preopens",
+        "wall_ms",
+    )
+
+    def __init__(
+        self,
+        job_id: int,
+        *,
+        entry: int = ENTRY_COMMAND,
+        flags: int = 0,
+        fuel: int,
+        memory_bytes: int,
+        wall_ms: int,
+        output_bytes: int,
+        export: bytes = b"_start",
+        params: tuple[tuple[int, int], ...] = (),
+        args: tuple[bytes, ...] = (),
+        env: tuple[bytes, ...] = (),
+        preopens: tuple[tuple[bytes, bytes, bool], ...] = (),
+    ) -> None:
+        self.job_id = job_id
+        self.entry = entry
+        self.flags = flags
+        self.fuel = fuel
+        self.memory_bytes = memory_bytes
+        self.wall_ms = wall_ms
+        self.output_bytes = output_bytes
+        self.export = export
+        self.params = params
+        self.args = args
+        self.env = env
+        self.preopens = preopens
+
+
+def encode_load(load: Load) -> bytes:
+    return _LOAD.pack(LOAD, load.flags, load.memory_bytes, load.cpu_s)
+
+
+def decode_load(message: bytes) -> Load:
+    _, flags, memory_bytes, cpu_s = unpack(_LOAD, message, "LOAD")
+    return Load(memory_bytes, cpu_s, flags)
+
+
+def encode_compile(job_id: int, module_bytes: int) -> bytes:
+    return _COMPILE.pack(COMPILE, job_id, module_bytes)
+
+
+def decode_compile(message: bytes) -> tuple[int, int]:
+    """(job_id, module_bytes)."""
+    _, job_id, module_bytes = unpack(_COMPILE, message, "COMPILE")
+    return job_id, module_bytes
+
+
+def encode_stop() -> bytes:
+    return bytes((STOP,))
+
+
+def encode_job(job: Job) -> bytes:
+    """JOB's bytes.
+
+    Raises:
+        ProtocolError: longer than MAX_CONTROL_BYTES.
+    """
+    head = _JOB.pack(JOB, job.job_id, job.entry, job.flags, job.fuel, job.memory_bytes, job.wall_ms, job.output_bytes)
+    preopens = [b"%d%s\0%s" % (read_only, path, guest) for path, guest, read_only in job.preopens]
+    blocks = (
+        pack_strings((job.export,)),
+        pack_strings(_VALUE.pack(kind, bits) for kind, bits in job.params),
+        pack_strings(job.args),
+        pack_strings(job.env),
+        pack_strings(preopens),
+    )
+    message = head + b"".join(blocks)
+    if len(message) > MAX_CONTROL_BYTES:
+        raise ProtocolError(f"a job's message is at most {MAX_CONTROL_BYTES} bytes, this has {len(message)}")
+    return message
+
+
+def decode_job(message: bytes) -> Job:
+    if len(message) < _JOB.size:
+        raise ProtocolError(f"JOB has at least {_JOB.size} bytes, this has {len(message)}")
+    _, job_id, entry, flags, fuel, memory_bytes, wall_ms, output_bytes = _JOB.unpack_from(message)
+    blocks = []
+    position = _JOB.size
+    for _ in range(5):
+        strings, position = unpack_strings(message, position)
+        blocks.append(strings)
+    (export,), params, args, env, preopens = blocks
+    opened = []
+    for line in preopens:
+        path, _, guest = line[1:].partition(b"\0")
+        opened.append((path, guest, line[:1] == b"1"))
+    return Job(
+        job_id,
+        entry=entry,
+        flags=flags,
+        fuel=fuel,
+        memory_bytes=memory_bytes,
+        wall_ms=wall_ms,
+        output_bytes=output_bytes,
+        export=export,
+        params=tuple(_VALUE.unpack(value) for value in params),
+        args=args,
+        env=env,
+        preopens=tuple(opened),
+    )
