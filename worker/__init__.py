@@ -1,0 +1,1 @@
+"""The node agent of the Galago orchestration system: launcher, coordinator and HTTP API."""

@@ -1,0 +1,122 @@
+"""What the core wants done, in the imperative. The coordinator's hands carry it out and report back by events."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from worker.core.changes import Change
+from worker.core.commands import Reply
+from worker.core.task import Task
+
+Origin = Hashable  # who asked: opaque to the core, a connection and a request id to the coordinator
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Write this; the answer is `Node.committed(ticket, result)`."""
+
+    ticket: int
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    origin: Origin
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStats:
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class StartFetch:
+    """Fetch the task's module by its URL, record it, then answer by `Jobs.fetched`, or by `Jobs.refused`.
+
+    Where the task names a digest too, nothing else may come of it.
+    """
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class CancelFetch:
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareArtifact:
+    """Have the artifact of this module at hand, from memory, disk or a compiler."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelArtifact:
+    """Nobody waits for it any more: kill its compiler. `artifact_failed` may not follow, but for a later Prepare."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartRunner:
+    """Fork a runner for `slot`, seal it around the task's artifact, and give it the task as job `job_id`."""
+
+    runner_id: int
+    slot: int
+    task: Task
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveJob:
+    """Give a warm runner another job."""
+
+    runner_id: int
+    task: Task
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptJob:
+    """Ask the runner to stop its guest at the next epoch."""
+
+    runner_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class KillRunner:
+    runner_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRunner:
+    """No more jobs: the runner says BYE and ends by itself."""
+
+    runner_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveModule:
+    """The module is out of the table: its files go now, before any later Commit is submitted."""
+
+    digest: str
+
+
+Effect = (
+    Commit
+    | Answer
+    | AnswerStats
+    | StartFetch
+    | CancelFetch
+    | PrepareArtifact
+    | CancelArtifact
+    | StartRunner
+    | GiveJob
+    | InterruptJob
+    | KillRunner
+    | CloseRunner
+    | RemoveModule
+)

@@ -1,0 +1,132 @@
+"""What waits for the disk: every commit under way, and who is answered when it is there.
+
+A task has at most one update under way. What happens to it meanwhile is merged into the next one, and an update that
+the disk refused (it is full) goes back into that merge and is offered again: the task goes on, nothing of its story is
+lost, and rows are written in the order of what happened. An insertion that was refused is its client's to repeat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worker.core.changes import Change, Note, Result, UpdateTask, WriteFailed
+from worker.core.clock import Now
+from worker.core.commands import Reply
+from worker.core.effects import Commit, Effect, Origin
+from worker.core.task import Task
+from worker.core.timers import Timer, Timers
+
+RETRY_US = 1_000_000
+RETRY = Timer("recommit", "")
+
+Answers = tuple[tuple[Origin, Reply], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A change that is on disk or was refused for good (`result` says which), and the answers that wait for it."""
+
+    change: Change
+    result: Result
+    answers: Answers
+
+
+@dataclass(slots=True)
+class _Record:
+    """A task as it is to be written: its newest status, and the notes and answers that no commit under way carries."""
+
+    task: Task
+    notes: tuple[Note, ...] = ()
+    answers: Answers = ()
+    spec_changed: bool = False
+    under_way: _UnderWay | None = None
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    change: Change
+    answers: Answers = ()
+    record: _Record | None = None
+
+
+class Ledger:
+    """The commits under way and the updates that wait for their turn."""
+
+    def __init__(self, timers: Timers, effects: list[Effect]) -> None:
+        self._timers = timers
+        self._effects = effects
+        self._next_ticket = 1
+        self._under_way: dict[int, _UnderWay] = {}
+        self._records: dict[str, _Record] = {}
+        self._dirty: dict[str, _Record] = {}
+        self._refused_until_us = 0
+
+    def __len__(self) -> int:
+        """How many changes aren't on disk yet."""
+        return len(self._under_way) + len(self._dirty)
+
+    def holds_end_of(self, task_id: str) -> bool:
+        """Whether the task is final here and its final row isn't on disk yet."""
+        record = self._records.get(task_id)
+        return record is not None and record.task.final
+
+    def write(self, change: Change, answers: Answers = ()) -> None:
+        """Commit `change`, then give the answers."""
+        self._commit(_UnderWay(change, answers))
+
+    def update(self, task: Task, notes: tuple[Note, ...], spec_changed: bool = False, answers: Answers = ()) -> None:
+        """The task has this status now, and these notes are new in its story."""
+        record = self._records.setdefault(task.id, _Record(task))
+        record.task = task
+        record.notes += notes
+        record.answers += answers
+        record.spec_changed |= spec_changed
+        self._dirty[task.id] = record
+
+    def attach(self, task_id: str, answers: Answers) -> bool:
+        """Give the answers once all that is known of the task is on disk; False where it is there already."""
+        record = self._records.get(task_id)
+        if record is None:
+            return False
+        carrier = record.under_way if record.under_way is not None and task_id not in self._dirty else record
+        carrier.answers += answers
+        return True
+
+    def flush(self, now: Now) -> None:
+        """Commit every changed task whose last update isn't under way still."""
+        if now.monotonic_us < self._refused_until_us:
+            return
+        for task_id, record in list(self._dirty.items()):
+            if record.under_way is not None:
+                continue
+            task = record.task
+            wrote = task.final and task.status.started_at_us is not None
+            change = UpdateTask(task, record.notes, fsync_output=wrote, spec_changed=record.spec_changed)
+            record.under_way = _UnderWay(change, record.answers, record)
+            record.notes, record.answers, record.spec_changed = (), (), False
+            self._commit(record.under_way)
+            del self._dirty[task_id]
+
+    def settle(self, ticket: int, result: Result, now: Now) -> Settled | None:
+        """The disk's answer to one commit; None where it will be tried again."""
+        entry = self._under_way.pop(ticket)
+        record = entry.record
+        if record is None or not isinstance(entry.change, UpdateTask):
+            return Settled(entry.change, result, entry.answers)
+        record.under_way = None
+        if isinstance(result, WriteFailed):
+            record.notes = entry.change.notes + record.notes
+            record.answers = entry.answers + record.answers
+            record.spec_changed |= entry.change.spec_changed
+            self._dirty[record.task.id] = record
+            self._refused_until_us = now.monotonic_us + RETRY_US
+            self._timers.set(RETRY, self._refused_until_us)
+            return None
+        if record.task.id not in self._dirty:
+            del self._records[record.task.id]
+        return Settled(entry.change, result, entry.answers)
+
+    def _commit(self, entry: _UnderWay) -> None:
+        self._under_way[self._next_ticket] = entry
+        self._effects.append(Commit(self._next_ticket, entry.change))
+        self._next_ticket += 1
