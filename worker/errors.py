@@ -1,0 +1,165 @@
+"""Every error that the worker package raises. Operands are attributes; messages say what would be right."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a process of the worker ends, one list for all of them.
+
+    3 and 4 are gunicorn's own (a worker that failed to boot, an application that failed to load), 69 to 78 follow
+    sysexits.h (FreeBSD), 126 and 127 the shell's use for a program that couldn't be run.
+    """
+
+    OK = 0
+    FORCED = 1  # a second SIGTERM or SIGINT: ended at once, not drained
+    USAGE = 2
+    BOOT_FAILED = 3
+    APP_FAILED = 4
+    NEVER_READY = 69  # the circuit breaker: a process was started again and again and never got ready
+    INTERNAL = 70
+    CANT_BIND = 71
+    CANT_CREATE = 73  # the data directory can't be made or used
+    LOCKED = 75  # another worker uses the data directory; trying later may help
+    CONFIG = 78
+    PARENT_GONE = 125
+    SETUP_FAILED = 126
+    EXEC_FAILED = 127
+
+
+class WorkerError(Exception):
+    """Root of the package's errors: a failure of the host side, never a guest's outcome."""
+
+    exit_code = ExitCode.INTERNAL
+
+
+class ConfigError(WorkerError):
+    """One option has a wrong value: `option` as it was written, `value`, and `right`, what would be right."""
+
+    exit_code = ExitCode.CONFIG
+
+    def __init__(self, option: str, value: object, right: str) -> None:
+        shown = value if isinstance(value, str) else repr(value)
+        super().__init__(f"{option}: {shown[:200]!r} is not right; it must be {right}")
+        self.option = option
+        self.value = value
+        self.right = right
+
+
+class SpawnError(WorkerError):
+    """A program could not be started: `step` is what failed in the child (or `fork`), `errno` the kernel's answer."""
+
+    def __init__(self, program: str, step: str, errno: int, message: str) -> None:
+        super().__init__(f"{program} could not be started: {step}: {message}")
+        self.program = program
+        self.step = step
+        self.errno = errno
+
+
+class CapabilityError(WorkerError):
+    """The kernel refused a change of this process's capabilities."""
+
+
+class BindError(WorkerError):
+    """An address can't be listened on."""
+
+    exit_code = ExitCode.CANT_BIND
+
+
+class DataDirectoryError(WorkerError):
+    """The data directory can't be made or used; the message says what to do."""
+
+    exit_code = ExitCode.CANT_CREATE
+
+
+class DataDirectoryLocked(DataDirectoryError):
+    """Another worker uses the data directory."""
+
+    exit_code = ExitCode.LOCKED
+
+
+class NeverReady(WorkerError):
+    """A process was started `attempts` times in a row and never got ready."""
+
+    exit_code = ExitCode.NEVER_READY
+
+    def __init__(self, name: str, attempts: int, detail: str) -> None:
+        super().__init__(f"{name} was started {attempts} times and never got ready; the last time: {detail}")
+        self.name = name
+        self.attempts = attempts
+
+
+class ChannelError(WorkerError):
+    """A peer on the command channel broke its format, or a message is too long for it. That connection is over."""
+
+
+class NotSent(WorkerError):
+    """The command never left this process: it was not executed."""
+
+
+class NoAnswer(WorkerError):
+    """The command was sent and no answer came: it may have been executed."""
+
+
+class PageError(WorkerError):
+    """The shared page isn't one, or is another version's."""
+
+
+class BadName(WorkerError):
+    """Not a digest, a task id or a temporary name, so no path is made of it."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"{name[:100]!r} is no {kind}")
+        self.kind = kind
+        self.name = name
+
+
+class BadCursor(WorkerError):
+    """A list's `after` isn't a cursor that a list gave out."""
+
+
+class TableError(WorkerError):
+    """The task table can't be used; the message says what to do."""
+
+
+class SchemaTooNew(TableError):
+    """A newer version of the worker wrote this table."""
+
+    def __init__(self, path: str, found: int, supported: int) -> None:
+        super().__init__(
+            f"{path} has schema {found} and this version of the worker knows up to {supported}: "
+            "start the version that wrote it or a newer one, or restore the backup that it made before migrating"
+        )
+        self.found = found
+        self.supported = supported
+
+
+class TableNotOurs(TableError):
+    """A SQLite file that another program made."""
+
+
+class TableCorrupt(TableError):
+    """The file is damaged or no SQLite file at all."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(
+            f"{path} is damaged ({message}): `galago-worker repair` salvages what it can, or restore a backup"
+        )
+        self.path = path
+
+
+class TableBusy(TableError):
+    """Another process writes this table."""
+
+
+class UrlRefused(WorkerError):
+    """A URL that the worker does not fetch from; the message says why and what would be right."""
+
+
+class FetchError(WorkerError):
+    """A module could not be fetched: `code` is one of `fetch_wire.CODES`, the message says what was wrong."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

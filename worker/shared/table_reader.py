@@ -1,0 +1,247 @@
+"""The task table as API workers and `doctor` read it: fresh with every call, in no one's way.
+
+Each method is one SELECT, read to its end before it returns, so that no snapshot stays open: the writer never waits for
+a reader, and the write-ahead log can always be reset. A file that was replaced underneath is opened again (whoever
+replaces it removes the old `-wal` and `-shm` first: SQLite would play the old log into the new file).
+"""
+
+# ruff: noqa: S608 - every part of these statements is a constant of this file, every value is bound
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worker.core.changes import Note
+from worker.core.module import Module
+from worker.core.task import Kind, State, Task
+from worker.errors import BadCursor, TableError
+from worker.shared.records import unpack_interface, unpack_spec, unpack_status
+from worker.shared.schema import IDEMPOTENCY_US, open_for_reading, translate
+
+_TASK_COLUMNS = "t.id, t.token, t.created_us, s.spec, t.status"
+_NOTE_COLUMNS = "e.at_us, e.event, e.state, e.reason, e.detail"
+_MODULE_COLUMNS = "digest, size_bytes, interface, created_us"
+
+_Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """Which tasks, newest first. `label` is (key, value); `after` a cursor that an earlier page gave as its `next`."""
+
+    state: State | None = None
+    kind: Kind | None = None
+    function: str | None = None
+    label: tuple[str, str] | None = None
+    limit: int = 50
+    after: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of some task's story; `seq` grows over all tasks and is never used twice."""
+
+    seq: int
+    task_id: str
+    note: Note
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """What a token has: tasks that aren't final, and the bytes of its modules and of its tasks' blobs."""
+
+    open_tasks: int = 0
+    stored_bytes: int = 0
+
+
+class TableReader:
+    """A reading connection to the table at `path`; one thread uses it at a time.
+
+    Every method raises TableError where the table is missing, damaged, or of another version.
+    """
+
+    def __init__(self, path: str | Path, *, wall_us: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
+        self._path = Path(path)
+        self._wall_us = wall_us
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def task(self, task_id: str) -> Task | None:
+        rows = self._select(f"SELECT {_TASK_COLUMNS} FROM tasks t JOIN specs s USING (serial) WHERE t.id = ?", task_id)
+        return _task(rows[0]) if rows else None
+
+    def notes(self, task_id: str) -> list[Note]:
+        """The task's story, oldest first."""
+        return [
+            Note(*row)
+            for row in self._select(
+                f"SELECT {_NOTE_COLUMNS} FROM events e "
+                "WHERE e.serial = (SELECT serial FROM tasks WHERE id = ?) ORDER BY e.seq",
+                task_id,
+            )
+        ]
+
+    def tasks(self, wanted: TaskFilter) -> tuple[list[Task], str | None]:
+        """One page, and the cursor of the next or None. Tasks added between two pages neither shift nor repeat any.
+
+        Raises:
+            BadCursor: `after` is none that a page gave.
+        """
+        sql, parameters = _page_query(wanted)
+        rows = self._select(sql, *parameters, wanted.limit + 1)
+        page = [_task(row) for row in rows[: wanted.limit]]
+        more = len(rows) > wanted.limit
+        return page, (_cursor(page[-1].created_at_us, page[-1].id) if more and page else None)
+
+    def live(self) -> list[Task]:
+        """Every task that isn't final, oldest first: what a coordinator takes up at its start."""
+        rows = self._select(
+            f"SELECT {_TASK_COLUMNS} FROM tasks t INDEXED BY tasks_by_state CROSS JOIN specs s USING (serial) "
+            "WHERE t.state IN ('pending', 'scheduled', 'running') ORDER BY t.created_us, t.id"
+        )
+        return [_task(row) for row in rows]
+
+    def counts(self) -> dict[State, int]:
+        """How many tasks are in each state, every state named."""
+        counted = dict.fromkeys(State, 0)
+        for state, tasks in self._select("SELECT state, sum(tasks) FROM counters GROUP BY state"):
+            counted[State(state)] = tasks
+        return counted
+
+    def usage(self, token: str) -> TokenUsage:
+        rows = self._select("SELECT open_tasks, stored_bytes FROM tokens WHERE token = ?", token)
+        return TokenUsage(*rows[0]) if rows else TokenUsage()
+
+    def replay(self, token: str, key: str) -> tuple[str, str] | None:
+        """(task id, SHA-256 of the body) that an Idempotency-Key stands for, while it is kept."""
+        rows = self._select(
+            "SELECT task_id, body_sha256 FROM idempotency WHERE token = ? AND key = ? AND created_us > ? "
+            "AND EXISTS (SELECT 1 FROM tasks WHERE id = task_id)",
+            *(token, key, self._wall_us() - IDEMPOTENCY_US),
+        )
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    def events(self, after_seq: int, limit: int) -> list[Event]:
+        """The story of all tasks behind `after_seq`, oldest first."""
+        rows = self._select(
+            f"SELECT e.seq, t.id, {_NOTE_COLUMNS} FROM events e CROSS JOIN tasks t USING (serial) "
+            "WHERE e.seq > ? ORDER BY e.seq LIMIT ?",
+            *(after_seq, limit),
+        )
+        return [Event(row[0], row[1], Note(*row[2:])) for row in rows]
+
+    def module(self, digest: str) -> Module | None:
+        rows = self._select(f"SELECT {_MODULE_COLUMNS} FROM modules WHERE digest = ?", digest)
+        return _module(rows[0]) if rows else None
+
+    def modules(self, limit: int = 50, after: str | None = None) -> tuple[list[Module], str | None]:
+        """One page of modules, newest first, and the cursor of the next or None. Raises: BadCursor."""
+        behind, parameters = _behind("created_us", "digest", after)
+        rows = self._select(
+            f"SELECT {_MODULE_COLUMNS} FROM modules INDEXED BY modules_by_created WHERE 1 {behind} "
+            "ORDER BY created_us DESC, digest DESC LIMIT ?",
+            *(*parameters, limit + 1),
+        )
+        page = [_module(row) for row in rows[:limit]]
+        return page, (_cursor(page[-1].created_at_us, page[-1].digest) if len(rows) > limit and page else None)
+
+    def digests(self) -> list[str]:
+        """Of all modules."""
+        return [digest for (digest,) in self._select("SELECT digest FROM modules")]
+
+    def _select(self, sql: str, *parameters: object) -> list[_Row]:
+        try:
+            return self._fresh().execute(sql, parameters).fetchall()
+        except sqlite3.Error as exc:
+            self.close()  # whatever it was, the next call starts anew
+            raise translate(self._path, exc) from exc
+
+    def _fresh(self) -> sqlite3.Connection:
+        try:
+            found = os.stat(self._path)
+        except OSError as exc:
+            self.close()
+            raise TableError(f"{self._path} can't be read ({exc.strerror}): is the data directory there?") from exc
+        identity = (found.st_dev, found.st_ino)
+        if self._connection is not None and identity != self._identity:
+            self.close()
+        if self._connection is None:
+            self._connection = open_for_reading(self._path)
+            self._identity = identity
+        return self._connection
+
+
+def _page_query(wanted: TaskFilter) -> tuple[str, list[object]]:
+    """The SELECT of one page, over the index that narrows it most; the others only test the rows that it walks."""
+    parameters: list[object] = []
+    conditions = ["1"]
+    if wanted.label is not None:
+        source, stamp = "labels l CROSS JOIN tasks t ON t.serial = l.serial", "l"
+        conditions.append("l.key = ? AND l.value = ?")
+        parameters += wanted.label
+    else:
+        index = "tasks_by_created"
+        if wanted.function is not None:
+            index = "tasks_by_function"
+        elif wanted.state is not None:
+            index = "tasks_by_state"
+        elif wanted.kind is Kind.SERVICE:
+            index = "tasks_services"
+        source, stamp = f"tasks t INDEXED BY {index}", "t"
+    if wanted.function is not None:
+        conditions.append("t.function = ?")
+        parameters.append(wanted.function)
+    if wanted.state is not None:
+        conditions.append("t.state = ?")
+        parameters.append(wanted.state.value)
+    if wanted.kind is not None:
+        # Written out, because a partial index is only used for a condition that is its own.
+        conditions.append("t.kind = 'service'" if wanted.kind is Kind.SERVICE else "t.kind = 'job'")
+    behind, position = _behind(f"{stamp}.created_us", f"{stamp}.id", wanted.after)
+    sql = (
+        f"SELECT {_TASK_COLUMNS} FROM {source} CROSS JOIN specs s ON s.serial = t.serial "
+        f"WHERE {' AND '.join(conditions)} {behind} ORDER BY {stamp}.created_us DESC, {stamp}.id DESC LIMIT ?"
+    )
+    return sql, parameters + position
+
+
+def _behind(stamp: str, name: str, after: str | None) -> tuple[str, list[object]]:
+    return ("", []) if after is None else (f"AND ({stamp}, {name}) < (?, ?)", list(_position(after)))
+
+
+def _cursor(created_us: int, name: str) -> str:
+    return base64.urlsafe_b64encode(f"{created_us}:{name}".encode()).decode().rstrip("=")
+
+
+def _position(cursor: str) -> tuple[int, str]:
+    try:
+        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+        created, _, name = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii").partition(":")
+        created_us = int(created)
+    except (ValueError, binascii.Error) as exc:
+        raise BadCursor("`after` takes the `next` of an earlier page, unchanged") from exc
+    if not (name and 0 <= created_us < 2**63):
+        raise BadCursor("`after` takes the `next` of an earlier page, unchanged")
+    return created_us, name
+
+
+def _task(row: _Row) -> Task:
+    task_id, token, created_us, spec, status = row
+    return Task(task_id, token, unpack_spec(spec), created_us, unpack_status(status))
+
+
+def _module(row: _Row) -> Module:
+    digest, size_bytes, interface, created_us = row
+    return Module(digest, size_bytes, *unpack_interface(interface), created_at_us=created_us)

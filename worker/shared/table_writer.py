@@ -1,0 +1,373 @@
+"""The one writer of the task table: batches of changes, each in one transaction with the files that belong to it.
+
+The order within a batch, and what a crash between two steps leaves:
+    rows written, temporary blobs renamed    no row (rolled back); an orphan blob, swept at the next start
+    outputs and directories synced           the same
+    COMMIT                                   everything
+    what no row wants any more unlinked      everything; an orphan blob, swept at the next start
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from worker.core.changes import (
+    Applied,
+    Change,
+    DropModule,
+    InsertModule,
+    InsertTask,
+    Note,
+    Replay,
+    Result,
+    UpdateTask,
+    WriteFailed,
+)
+from worker.core.task import FINAL, Kind, Task, TaskSpec
+from worker.errors import BadName, TableBusy, TableError
+from worker.shared.blobs import Blobs, sync_directory
+from worker.shared.records import pack_interface, pack_spec, pack_status
+from worker.shared.reserve import RESERVE_BYTES, Reserve
+from worker.shared.schema import IDEMPOTENCY_US, open_for_writing
+
+# How stale a module's last use may be: retention counts in days, and a row rewritten for every task is not free.
+_USE_GRAIN_US = 60 * 1_000_000
+# Expired Idempotency-Keys removed with each new one: more than one, so that they can't pile up.
+_EXPIRED_PER_KEY = 8
+_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+_FULL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)  # the second: no room for the log's index
+
+Fault = Callable[[str], None]  # called with a point's name: "begun", "written", "synced", "committed"
+
+_INSERT_TASK = """INSERT INTO tasks
+    (id, created_us, state, kind, name, function, digest, token, finished_us, stored_bytes, status)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_INSERT_SPEC = "INSERT INTO specs (serial, spec) VALUES (?, ?)"
+_INSERT_LABEL = "INSERT INTO labels (key, value, created_us, id, serial) VALUES (?, ?, ?, ?, ?)"
+_INSERT_EVENT = "INSERT INTO events (seq, serial, at_us, event, state, reason, detail) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_FIND_TASK = "SELECT serial, state, stored_bytes FROM tasks WHERE id = ?"
+_UPDATE_TASK = "UPDATE tasks SET state = ?, finished_us = ?, stored_bytes = ?, status = ? WHERE serial = ?"
+_UPDATE_SPEC = "UPDATE specs SET spec = ? WHERE serial = ?"
+_UPDATE_DIGEST = "UPDATE tasks SET digest = ? WHERE serial = ?"
+# A key whose task retention has removed is free again: there is nothing left to replay.
+_FIND_KEY = """SELECT task_id, body_sha256 FROM idempotency
+    WHERE token = ? AND key = ? AND created_us > ? AND EXISTS (SELECT 1 FROM tasks WHERE id = task_id)"""
+_INSERT_KEY = """INSERT OR REPLACE INTO idempotency (token, key, task_id, body_sha256, created_us)
+    VALUES (?, ?, ?, ?, ?)"""
+_EXPIRE_KEYS = """DELETE FROM idempotency WHERE (token, key) IN
+    (SELECT token, key FROM idempotency WHERE created_us <= ? ORDER BY created_us LIMIT ?)"""
+_USE_MODULE = "UPDATE modules SET last_used_us = ? WHERE digest = ? AND last_used_us < ?"
+_FIND_MODULE = "SELECT 1 FROM modules WHERE digest = ?"
+_INSERT_MODULE = """INSERT INTO modules (digest, size_bytes, created_us, last_used_us, token, interface)
+    VALUES (?, ?, ?, ?, ?, ?)"""
+_DROP_MODULE = "DELETE FROM modules WHERE digest = ?"
+_COUNT = """INSERT INTO counters (state, kind, tasks) VALUES (?, ?, ?)
+    ON CONFLICT (state, kind) DO UPDATE SET tasks = tasks + excluded.tasks"""
+_CHARGE = """INSERT INTO tokens (token, open_tasks, stored_bytes) VALUES (?, ?, ?)
+    ON CONFLICT (token) DO UPDATE SET
+        open_tasks = open_tasks + excluded.open_tasks, stored_bytes = stored_bytes + excluded.stored_bytes"""
+
+
+class _Refused(Exception):
+    """A change that can't be written, whatever the disk says: a bug of the caller, or a blob that is gone."""
+
+
+class _Batch:
+    """What one transaction has gathered: rows that go in together, and what to do with files around its COMMIT."""
+
+    def __init__(self, event_seq: int) -> None:
+        self.event_seq = event_seq
+        self.events: list[tuple[object, ...]] = []
+        self.labels: list[tuple[object, ...]] = []
+        self.directories: set[Path] = set()  # to be synced before the COMMIT
+        self.unwanted: set[Path] = set()  # to be unlinked after it
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._open: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+
+    def note(self, serial: int, notes: Sequence[Note]) -> None:
+        for note in notes:
+            self.event_seq += 1
+            self.events.append((self.event_seq, serial, note.at_us, note.event, note.state, note.reason, note.detail))
+
+    def count(self, state: str, kind: str, tasks: int) -> None:
+        self._counts[state, kind] += tasks
+
+    def charge(self, token: str, open_tasks: int, stored_bytes: int) -> None:
+        self._open[token] += open_tasks
+        self._bytes[token] += stored_bytes
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        connection.executemany(_INSERT_EVENT, self.events)
+        connection.executemany(_INSERT_LABEL, self.labels)
+        connection.executemany(_COUNT, [(*key, tasks) for key, tasks in self._counts.items() if tasks])
+        tokens = [(token, tasks, self._bytes[token]) for token, tasks in self._open.items()]
+        connection.executemany(_CHARGE, [row for row in tokens if row[1] or row[2]])
+
+
+class TableWriter:
+    """Opens the table for writing, once a machine.
+
+    Args:
+        path: The table's file; the blobs are beside it, below `blobs/`.
+        durability: "full": what `apply` returned survives a loss of power. "normal": it survives the death of any
+            process; power lost may take the last transactions, and inputs and outputs of the last tasks. The table
+            stays whole, and so does every module that it names.
+        fault: Called at each named point of a batch; a test kills, sleeps or raises there. Off by default.
+
+    Raises:
+        TableError: busy, too new, foreign, damaged or out of reach.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        durability: str = "full",
+        *,
+        blobs: Blobs | None = None,
+        reserve_bytes: int = RESERVE_BYTES,
+        fault: Fault | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.event_seq = 0  # of the newest event that is on disk
+        self._full = durability == "full"
+        self._fault = fault or _no_fault
+        self._blobs = blobs or Blobs(self.path.parent)
+        self._lock_fd = _lock(self.path.with_name(self.path.name + ".lock"))
+        try:
+            self._blobs.create()
+            self._connection = open_for_writing(self.path, durability)
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
+        self._execute = self._connection.execute
+        newest = self._execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+        self.event_seq = newest[0] if newest else 0
+        self._reserve = Reserve(self.path.with_name(self.path.name + ".reserve"), reserve_bytes)
+        self._reserve.take()
+
+    def close(self) -> None:
+        """Give the table to the next writer. What was applied is there whether this is called or not."""
+        self._connection.close()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def apply(self, changes: Sequence[Change]) -> list[Result]:
+        """Write a batch in one transaction; where that fails, one by one, so that a bad change fails alone.
+
+        Returns:
+            One result a change, in order. Nothing of a change with WriteFailed is in the table; its temporary blob is
+            gone too. Never raises for a full or broken disk.
+        """
+        if not self._reserve.take():
+            # Only what lets running work end may use the last room.
+            return [self._apply_one(change) for change in changes]
+        try:
+            return self._transact(changes)
+        except Exception:  # noqa: BLE001 - whatever one change ran into, the others are tried without it
+            self._roll_back()
+            return [self._apply_one(change) for change in changes]
+
+    def _apply_one(self, change: Change) -> Result:
+        ends_something = isinstance(change, UpdateTask | DropModule)
+        if not ends_something and not self._reserve.take():
+            return self._fail(change, WriteFailed("storage_full", "the disk is full: only running work is recorded"))
+        while True:
+            try:
+                return self._transact((change,))[0]
+            except Exception as exc:  # noqa: BLE001 - told to whoever asked for this change
+                self._roll_back()
+                failed = _failure(exc)
+                if failed.code == "storage_full" and ends_something and self._reserve.held:
+                    self._reserve.release()
+                    continue
+                return self._fail(change, failed)
+
+    def _transact(self, changes: Sequence[Change]) -> list[Result]:
+        batch = _Batch(self.event_seq)
+        self._execute("BEGIN IMMEDIATE")
+        self._fault("begun")
+        results = [self._write(change, batch) for change in changes]
+        batch.write(self._connection)
+        self._fault("written")
+        for directory in batch.directories:
+            sync_directory(directory)
+        self._fault("synced")
+        self._execute("COMMIT")
+        self._fault("committed")
+        self.event_seq = batch.event_seq
+        for path in batch.unwanted:
+            with suppress(OSError):  # committed is committed; what stays is swept at the next start
+                path.unlink()
+        return results
+
+    def _write(self, change: Change, batch: _Batch) -> Result:
+        match change:
+            case InsertTask():
+                return self._insert_task(change, batch)
+            case UpdateTask():
+                return self._update_task(change, batch)
+            case InsertModule():
+                return self._insert_module(change, batch)
+            case DropModule():
+                return self._drop_module(change, batch)
+
+    def _insert_task(self, change: InsertTask, batch: _Batch) -> Result:
+        task = change.task
+        if change.idempotency is not None:
+            replay = self._take_key(change)
+            if replay is not None:
+                if change.stdin_name:
+                    batch.unwanted.add(self._blobs.temporary_path(change.stdin_name))
+                return replay
+        spec, status = task.spec, task.status
+        row = (
+            *(task.id, task.created_at_us, status.state, spec.kind, spec.name, _function_name(spec), spec.digest),
+            *(task.token, status.finished_at_us, spec.stdin_bytes, pack_status(status)),
+        )
+        serial = self._execute(_INSERT_TASK, row).lastrowid
+        assert serial is not None, "an INSERT has a row id"
+        self._execute(_INSERT_SPEC, (serial, pack_spec(spec)))
+        batch.labels += [(key, value, task.created_at_us, task.id, serial) for key, value in spec.labels]
+        batch.note(serial, (change.note,))
+        batch.count(status.state, spec.kind, 1)
+        batch.charge(task.token, int(not task.final), spec.stdin_bytes)
+        self._use_module(spec.digest, task.created_at_us)
+        if change.stdin_name:
+            self._claim(change.stdin_name, self._blobs.stdin_path(task.id), batch, durable=self._full)
+        return Applied()
+
+    def _take_key(self, change: InsertTask) -> Replay | None:
+        key = change.idempotency
+        assert key is not None, "only called for a task with a key"
+        task = change.task
+        expired_us = task.created_at_us - IDEMPOTENCY_US
+        taken = self._execute(_FIND_KEY, (task.token, key.key, expired_us)).fetchone()
+        if taken is not None:
+            return Replay(task_id=taken[0], same_body=taken[1] == key.body_sha256)
+        self._execute(_EXPIRE_KEYS, (expired_us, _EXPIRED_PER_KEY))
+        self._execute(_INSERT_KEY, (task.token, key.key, task.id, key.body_sha256, task.created_at_us))
+        return None
+
+    def _update_task(self, change: UpdateTask, batch: _Batch) -> Result:
+        task, status = change.task, change.task.status
+        found = self._execute(_FIND_TASK, (task.id,)).fetchone()
+        if found is None:
+            raise _Refused(f"task {task.id} is not in the table")
+        serial, state, stored_before = found
+        stored_bytes = stored_before
+        if state in FINAL and status.state != state:
+            raise _Refused(f"task {task.id} is {state}, which is final, and can't become {status.state}")
+        if task.final and state not in FINAL:
+            stored_bytes = self._end_files(task, change.fsync_output, batch)
+        self._execute(_UPDATE_TASK, (status.state, status.finished_at_us, stored_bytes, pack_status(status), serial))
+        if change.spec_changed:
+            self._execute(_UPDATE_SPEC, (pack_spec(task.spec), serial))
+            self._execute(_UPDATE_DIGEST, (task.spec.digest, serial))
+        batch.note(serial, change.notes)
+        if status.state != state:
+            batch.count(state, task.spec.kind, -1)
+            batch.count(status.state, task.spec.kind, 1)
+        batch.charge(task.token, (state in FINAL) - task.final, stored_bytes - stored_before)
+        if change.notes:
+            self._use_module(task.spec.digest, change.notes[-1].at_us)
+        return Applied()
+
+    def _end_files(self, task: Task, fsync_output: bool, batch: _Batch) -> int:
+        """A task's input goes when it has ended; the output of one that ran is brought to disk. The bytes it keeps."""
+        if task.spec.stdin_bytes:
+            batch.unwanted.add(self._blobs.stdin_path(task.id))
+        if not fsync_output:
+            return 0
+        return self._blobs.sync_output(task.id) if self._full else self._blobs.output_bytes(task.id)
+
+    def _use_module(self, digest: str | None, at_us: int) -> None:
+        if digest is not None:
+            self._execute(_USE_MODULE, (at_us, digest, at_us - _USE_GRAIN_US))
+
+    def _insert_module(self, change: InsertModule, batch: _Batch) -> Result:
+        module = change.module
+        path = self._blobs.module_path(module.digest)
+        batch.unwanted.discard(path)  # dropped earlier in this batch, and wanted again
+        at_us = module.created_at_us
+        if self._execute(_FIND_MODULE, (module.digest,)).fetchone() is not None:
+            self._use_module(module.digest, at_us)
+            if path.exists():
+                batch.unwanted.add(self._blobs.temporary_path(change.blob_name))
+            else:
+                self._claim(change.blob_name, path, batch, durable=True)  # its file was lost; here it is again
+            return Applied(created=False)
+        row = (module.digest, module.size_bytes, at_us, at_us, change.token, pack_interface(module))
+        self._execute(_INSERT_MODULE, row)
+        batch.charge(change.token, 0, module.size_bytes)
+        self._claim(change.blob_name, path, batch, durable=True)
+        return Applied()
+
+    def _drop_module(self, change: DropModule, batch: _Batch) -> Result:
+        path = self._blobs.module_path(change.digest)
+        dropped = self._execute(_DROP_MODULE, (change.digest,)).rowcount
+        batch.unwanted.add(path)
+        return Applied(created=bool(dropped))
+
+    def _claim(self, name: str, target: Path, batch: _Batch, *, durable: bool) -> None:
+        self._blobs.claim(name, target)
+        if durable:
+            batch.directories.add(target.parent)
+
+    def _fail(self, change: Change, failed: WriteFailed) -> WriteFailed:
+        """Nothing of the change stays: neither its temporary blob nor one that got its final name without a row."""
+        match change:
+            case InsertTask(stdin_name=name) if name:
+                self._remove_unless(_FIND_TASK, change.task.id, self._blobs.stdin_path, name)
+            case InsertModule(blob_name=name):
+                self._remove_unless(_FIND_MODULE, change.module.digest, self._blobs.module_path, name)
+        return failed
+
+    def _remove_unless(self, find: str, key: str, path: Callable[[str], Path], temporary: str) -> None:
+        with suppress(sqlite3.Error, OSError, BadName):  # what stays is swept at the next start
+            self._blobs.drop_temporary(temporary)
+            if self._execute(find, (key,)).fetchone() is None:
+                path(key).unlink(missing_ok=True)
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._execute("ROLLBACK")
+
+
+def _no_fault(_point: str) -> None:
+    return None
+
+
+def _function_name(spec: TaskSpec) -> str | None:
+    """What `?function=` filters by: for a service the function that it is a revision of."""
+    return spec.name if spec.kind is Kind.SERVICE else None
+
+
+def _failure(exc: Exception) -> WriteFailed:
+    full = (isinstance(exc, OSError) and exc.errno in _FULL_ERRNOS) or (
+        isinstance(exc, sqlite3.Error) and getattr(exc, "sqlite_errorcode", 0) in _FULL_CODES
+    )
+    return WriteFailed("storage_full" if full else "internal", f"{type(exc).__name__}: {exc}"[:1000])
+
+
+def _lock(path: Path) -> int:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise TableError(
+            f"{path} can't be opened ({exc.strerror}): is the data directory there, and this user's?"
+        ) from exc
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        os.close(fd)
+        raise TableBusy(f"{path} is locked: another worker uses this data directory") from exc
+    return fd
