@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 class RunnerError(Exception):
     """Root of the package's errors: a failure of the host side, never a guest's outcome."""
@@ -28,7 +30,7 @@ class SealError(RunnerError):
     """A layer of the seal could not be applied: `step` is its name, `errno` the kernel's answer."""
 
     def __init__(self, step: str, errno: int) -> None:
-        super().__init__(f"seal step {step!r} failed with errno {errno}")
+        super().__init__(f"seal step {step!r} failed: {os.strerror(errno)} (errno {errno})")
         self.step = step
         self.errno = errno
 
