@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 
 from runner.errors import ProtocolError
-from runner.protocol.strings import pack_strings, unpack, unpack_strings
+from runner.protocol.strings import pack_binding, pack_strings, unpack, unpack_binding, unpack_strings
 
 # A SEQPACKET message must fit the default socket buffer (212,992 bytes) with the kernel's own overhead.
 MAX_CONTROL_BYTES = 192 * 1024
@@ -124,13 +124,12 @@ def encode_job(job: Job) -> bytes:
         ProtocolError: longer than MAX_CONTROL_BYTES.
     """
     head = _JOB.pack(JOB, job.job_id, job.entry, job.flags, job.fuel, job.memory_bytes, job.wall_ms, job.output_bytes)
-    preopens = [b"%d%s\0%s" % (read_only, path, guest) for path, guest, read_only in job.preopens]
     blocks = (
         pack_strings((job.export,)),
         pack_strings(_VALUE.pack(kind, bits) for kind, bits in job.params),
         pack_strings(job.args),
         pack_strings(job.env),
-        pack_strings(preopens),
+        pack_strings(pack_binding(preopen) for preopen in job.preopens),
     )
     message = head + b"".join(blocks)
     if len(message) > MAX_CONTROL_BYTES:
@@ -139,6 +138,11 @@ def encode_job(job: Job) -> bytes:
 
 
 def decode_job(message: bytes) -> Job:
+    """A Job from its bytes.
+
+    Raises:
+        ProtocolError: cut short, too long, or a block that isn't one.
+    """
     if len(message) < _JOB.size:
         raise ProtocolError(f"JOB has at least {_JOB.size} bytes, this has {len(message)}")
     _, job_id, entry, flags, fuel, memory_bytes, wall_ms, output_bytes = _JOB.unpack_from(message)
@@ -147,11 +151,9 @@ def decode_job(message: bytes) -> Job:
     for _ in range(5):
         strings, position = unpack_strings(message, position)
         blocks.append(strings)
-    (export,), params, args, env, preopens = blocks
-    opened = []
-    for line in preopens:
-        path, _, guest = line[1:].partition(b"\0")
-        opened.append((path, guest, line[:1] == b"1"))
+    exports, params, args, env, preopens = blocks
+    if len(exports) != 1 or position != len(message):
+        raise ProtocolError("JOB has one export and nothing after its preopens")
     return Job(
         job_id,
         entry=entry,
@@ -160,9 +162,14 @@ def decode_job(message: bytes) -> Job:
         memory_bytes=memory_bytes,
         wall_ms=wall_ms,
         output_bytes=output_bytes,
-        export=export,
-        params=tuple(_VALUE.unpack(value) for value in params),
+        export=exports[0],
+        params=tuple(_unpack_value(value) for value in params),
         args=args,
         env=env,
-        preopens=tuple(opened),
+        preopens=tuple(unpack_binding(preopen) for preopen in preopens),
     )
+
+
+def _unpack_value(value: bytes) -> tuple[int, int]:
+    kind, bits = unpack(_VALUE, value, "a parameter")
+    return kind, bits

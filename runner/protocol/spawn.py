@@ -11,7 +11,7 @@ import struct
 
 from runner.errors import ProtocolError
 from runner.protocol import MAX_DETAIL_BYTES
-from runner.protocol.strings import pack_strings, unpack_strings
+from runner.protocol.strings import pack_binding, pack_strings, unpack_binding, unpack_strings
 
 SPAWN, SPAWNED, BEAT = range(20, 23)
 
@@ -47,19 +47,19 @@ class Spawned:
 
 
 def encode_spawn(spawn: Spawn) -> bytes:
-    mounts = [b"%d%s\0%s" % (read_only, volume, path) for volume, path, read_only in spawn.mounts]
+    mounts = [pack_binding(mount) for mount in spawn.mounts]
     head = _SPAWN.pack(SPAWN, spawn.request_id, spawn.profile, spawn.uid, spawn.gid, len(mounts))
     return head + pack_strings(mounts)
 
 
 def decode_spawn(message: bytes) -> Spawn:
-    _, request_id, profile, uid, gid, _count = _SPAWN.unpack_from(message)
-    lines, _ = unpack_strings(message, _SPAWN.size)
-    mounts = []
-    for line in lines:
-        volume, _, path = line[1:].partition(b"\0")
-        mounts.append((volume, path, line[:1] == b"1"))
-    return Spawn(request_id, profile, uid, gid, tuple(mounts))
+    if len(message) < _SPAWN.size:
+        raise ProtocolError(f"SPAWN has at least {_SPAWN.size} bytes, this has {len(message)}")
+    _, request_id, profile, uid, gid, count = _SPAWN.unpack_from(message)
+    mounts, end = unpack_strings(message, _SPAWN.size)
+    if len(mounts) != count or end != len(message):
+        raise ProtocolError(f"SPAWN announces {count} mounts and has {len(mounts)}, and nothing after them")
+    return Spawn(request_id, profile, uid, gid, tuple(unpack_binding(mount) for mount in mounts))
 
 
 def encode_spawned(spawned: Spawned) -> bytes:

@@ -319,6 +319,8 @@ class StatusReader:
             if kind not in FOLLOWS[self._last]:
                 named = FRAME_NAMES.get(kind, str(kind))
                 raise ProtocolError(f"{named} can't follow {FRAME_NAMES.get(self._last, 'the start')}")
+            if length and kind in (HELLO, BYE):
+                raise ProtocolError(f"{FRAME_NAMES[kind]} has no payload, this announces {length} bytes")
             end = FRAME_HEAD.size + length
             if len(self._buffer) < end:
                 return

@@ -24,6 +24,21 @@ def pack_strings(strings: Iterable[bytes]) -> bytes:
     return _COUNT.pack(len(counted)) + b"".join([part for pair in counted for part in pair])
 
 
+def pack_binding(binding: tuple[bytes, bytes, bool]) -> bytes:
+    """Two paths and whether they are read-only, as one string."""
+    first, second, read_only = binding
+    if b"\0" in first or b"\0" in second:
+        raise ProtocolError("a path holds no NUL")
+    return b"%d%s\0%s" % (read_only, first, second)
+
+
+def unpack_binding(line: bytes) -> tuple[bytes, bytes, bool]:
+    first, nul, second = line[1:].partition(b"\0")
+    if line[:1] not in (b"0", b"1") or not nul or b"\0" in second:
+        raise ProtocolError("a binding is 0 or 1, a path, NUL, a path")
+    return first, second, line[:1] == b"1"
+
+
 def unpack_strings(data: bytes, position: int) -> tuple[tuple[bytes, ...], int]:
     try:
         (count,) = _COUNT.unpack_from(data, position)

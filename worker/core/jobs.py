@@ -245,7 +245,7 @@ class Jobs:
         if runner.state is RunnerState.BUSY and runner.key is not None:
             self._finish_warm(runner, live, report, now)
         elif runner.killed_because is None:
-            self.runners.linger(runner, now)
+            self.runners.close(runner, now)
 
     def runner_said_bye(self, runner_id: int) -> None:
         runner = self.pool.runners.get(runner_id)

@@ -74,12 +74,11 @@ class Ledger:
         """Commit `change`, then give the answers."""
         self._commit(_UnderWay(change, answers))
 
-    def update(self, task: Task, notes: tuple[Note, ...], spec_changed: bool = False, answers: Answers = ()) -> None:
+    def update(self, task: Task, notes: tuple[Note, ...], spec_changed: bool = False) -> None:
         """The task has this status now, and these notes are new in its story."""
         record = self._records.setdefault(task.id, _Record(task))
         record.task = task
         record.notes += notes
-        record.answers += answers
         record.spec_changed |= spec_changed
         self._dirty[task.id] = record
 

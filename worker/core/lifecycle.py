@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import assert_never
 
 from worker.core.changes import Note
 from worker.core.clock import Now
@@ -86,6 +87,8 @@ def step(task: Task, event: TaskEvent, now: Now) -> tuple[Task, tuple[Note, ...]
                 started_at_us=None,
             )
             return _noted(task, status, now, "recovered", f"attempt {status.attempts}")
+        case _:
+            assert_never(event)
 
 
 def end_state(state: State, reason: Reason) -> State:

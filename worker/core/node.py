@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import assert_never
 
 from worker.core.changes import (
     Applied,
@@ -34,9 +35,11 @@ from worker.core.commands import (
     WatchTask,
 )
 from worker.core.effects import Answer, AnswerStats, Effect, Origin, RemoveModule
+from worker.core.events import ModuleFetched
 from worker.core.jobs import Jobs, JobSettings
-from worker.core.ledger import RETRY, Ledger, Settled
-from worker.core.task import State, Task
+from worker.core.ledger import RETRY, Answers, Ledger, Settled
+from worker.core.module import Module
+from worker.core.task import Reason, State, Task
 from worker.core.timers import Timer, Timers
 
 
@@ -64,10 +67,13 @@ class Node:
         self._watch_origins: dict[Timer, tuple[str, Origin]] = {}
         self._next_watch = 1
         self._inserting: dict[str, AddTask] = {}
-        self._dropping: set[str] = set()
-        # What was asked of a task that is being inserted, or a module that is being dropped, waits for the disk's word.
+        # What was asked of a task that is being inserted waits for the disk's word.
         self._deferred: dict[str, list[tuple[Origin, Command]]] = {}
+        # So does a module that came again while it is being dropped: RemoveModule would take the new files too.
+        self._dropping: dict[str, list[tuple[InsertModule, Answers]]] = {}
         self._open: dict[str, int] = {}
+        # Tasks whose module was fetched and isn't in the table yet, by its digest.
+        self._fetched: dict[str, list[tuple[str, ModuleFetched]]] = {}
 
     # -- from the table, at start ------------------------------------------------------------------------------------
 
@@ -93,14 +99,14 @@ class Node:
                 self._stop_task(origin, command, now)
             case WatchTask():
                 self._watch(origin, command)
-            case AddModule(module) if module.digest in self._dropping:
-                self._deferred.setdefault(module.digest, []).append((origin, command))
             case AddModule():
-                self.ledger.write(InsertModule(command.module, command.blob_name), ((origin, Done()),))
+                self._insert_module(InsertModule(command.module, command.blob_name, command.token), ((origin, Done()),))
             case DeleteModule():
                 self._delete_module(origin, command)
             case ReadStats():
                 self.effects.append(AnswerStats(origin))
+            case _:
+                assert_never(command)
 
     def forget(self, gone: Callable[[Origin], bool]) -> None:
         """Whoever asked is gone: no watch is kept for them. What they ordered goes on."""
@@ -120,12 +126,15 @@ class Node:
                 self._inserted(settled, settled.change, now)
             case InsertModule():
                 self._module_inserted(settled, settled.change)
+                self._go_on_with(settled.change.module.digest, settled.result, now)
             case DropModule():
-                self._module_dropped(settled, settled.change, now)
+                self._module_dropped(settled, settled.change)
             case UpdateTask():
                 self._answer(settled.answers)
                 if settled.change.task.final:
                     self._end_is_on_disk(settled.change.task)
+            case _:
+                assert_never(settled.change)
 
     # -- time and effects --------------------------------------------------------------------------------------------
 
@@ -209,16 +218,14 @@ class Node:
                 self._not_inserted(settled, change, Done(created=False, task_id=task_id) if same_body else mismatch)
             case WriteFailed(code, detail):
                 self._not_inserted(settled, change, Refused(code, detail))
-        self._take_up(change.task.id, now)
+            case _:
+                assert_never(settled.result)
+        for origin, command in self._deferred.pop(change.task.id, ()):
+            self.command(origin, command, now)
 
     def _not_inserted(self, settled: Settled, change: InsertTask, reply: Reply) -> None:
         self._count_open(change.task.token, -1)
         self._answer(tuple((origin, reply) for origin, _ in settled.answers))
-
-    def _take_up(self, subject: str, now: Now) -> None:
-        """The disk has spoken: what was put off for it is handled as if it came now."""
-        for origin, command in self._deferred.pop(subject, ()):
-            self.command(origin, command, now)
 
     def _stop_task(self, origin: Origin, command: StopTask, now: Now) -> None:
         """Answered when the order, or the end that came before it, is on disk; at once where it is there already."""
@@ -261,13 +268,24 @@ class Node:
         digest = command.digest
         if digest not in self.modules:
             self.effects.append(Answer(origin, Refused("module_unknown", f"no module {digest} is here")))
-        elif self.jobs.uses(digest) or any(other.spec.digest == digest for other in self._inserting.values()):
+        elif (
+            self.jobs.uses(digest)
+            or digest in self._fetched
+            or any(other.spec.digest == digest for other in self._inserting.values())
+        ):
             in_use = Refused("module_in_use", f"tasks that haven't ended use {digest}; stop them first")
             self.effects.append(Answer(origin, in_use))
         else:
             self.modules.discard(digest)  # at once, so that no task is added to it while the row goes
-            self._dropping.add(digest)
+            self._dropping[digest] = []
             self.ledger.write(DropModule(digest), ((origin, Done()),))
+
+    def _insert_module(self, change: InsertModule, answers: Answers) -> None:
+        waiting = self._dropping.get(change.module.digest)
+        if waiting is None:
+            self.ledger.write(change, answers)
+        else:
+            waiting.append((change, answers))
 
     def _module_inserted(self, settled: Settled, change: InsertModule) -> None:
         if isinstance(settled.result, Applied):
@@ -278,9 +296,7 @@ class Node:
             reply = self._write_refused(settled.result)
         self._answer(tuple((origin, reply) for origin, _ in settled.answers))
 
-    def _module_dropped(self, settled: Settled, change: DropModule, now: Now) -> None:
-        """Whoever sent the module again meanwhile comes after RemoveModule, which would take the new files too."""
-        self._dropping.discard(change.digest)
+    def _module_dropped(self, settled: Settled, change: DropModule) -> None:
         if isinstance(settled.result, Applied):
             self.effects.append(RemoveModule(change.digest))
             self._answer(settled.answers)
@@ -288,7 +304,23 @@ class Node:
             self.modules.add(change.digest)
             reply = self._write_refused(settled.result)
             self._answer(tuple((origin, reply) for origin, _ in settled.answers))
-        self._take_up(change.digest, now)
+        for insertion, answers in self._dropping.pop(change.digest):
+            self.ledger.write(insertion, answers)
+
+    def module_fetched(self, module: Module, blob_name: str, task: Task, event: ModuleFetched | None) -> None:
+        """A task's module came by its URL: it goes into the table, and then the task goes on, if it can (`event`)."""
+        if event is not None:
+            self._fetched.setdefault(module.digest, []).append((task.id, event))
+        self._insert_module(InsertModule(module, blob_name, task.token), ())
+
+    def _go_on_with(self, digest: str, result: Result, now: Now) -> None:
+        if digest in self._dropping:  # the row that was inserted goes again; another insertion waits for that
+            return
+        for task_id, event in self._fetched.pop(digest, ()):
+            if isinstance(result, WriteFailed):
+                self.jobs.refused(task_id, Reason.FETCH_FAILED, result.detail, now)
+            else:
+                self.jobs.fetched(task_id, event, now)
 
     # -- within ------------------------------------------------------------------------------------------------------
 

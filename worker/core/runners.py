@@ -1,7 +1,7 @@
 """What is done with runners, and the timer that watches each: none is without one, but for the killed.
 
-    give --init--> started --deadline, and grace once it is to stop--> over --linger--> (exited)
-                                                       `--> resting --idle--> closed --linger--> (exited)
+    given a job --init--> started --deadline, and grace once it is to stop--> over --> closed --linger--> (exited)
+                                                                          `--> resting --idle--> closed
 
 A runner whose timer comes is killed (one that rests is closed), and a killed one needs no timer: SIGKILL can't fail.
 """
@@ -14,7 +14,7 @@ from worker.core.pool import Pool, Runner
 from worker.core.task import Task
 from worker.core.timers import Timer, Timers
 
-# How long a runner may take from its last word, or from being closed, to its end.
+# How long a runner may take from being closed to its end.
 LINGER_US = 1_000_000
 KINDS = ("init", "deadline", "grace", "linger", "idle")
 
@@ -46,20 +46,16 @@ class Runners:
         self._effects.append(InterruptJob(runner.id))
         self._timers.set(Timer("grace", runner.id), due_us)
 
-    def linger(self, runner: Runner, now: Now) -> None:
-        """It has nothing left to do and ends by itself."""
-        self._watch(runner, "linger", now.monotonic_us + LINGER_US)
-
     def rest(self, runner: Runner, due_us: int) -> None:
         """It waits for another job, until `due_us`."""
         self._pool.rest(runner)
         self._watch(runner, "idle", due_us)
 
     def close(self, runner: Runner, now: Now) -> None:
-        """It gets no more jobs: let it end by itself."""
+        """It gets no more jobs and ends by itself, soon."""
         self._pool.end(runner)
         self._effects.append(CloseRunner(runner.id))
-        self.linger(runner, now)
+        self._watch(runner, "linger", now.monotonic_us + LINGER_US)
 
     def kill(self, runner: Runner, because: str) -> None:
         """End it now; the first cause counts."""

@@ -1,0 +1,161 @@
+"""What each profile may ask of the kernel: one line a system call, with its reason. Whatever isn't here kills.
+
+Descriptors are those of the spawn protocol: 3 control, 4 status, then what a job brings: 5 stdout, 6 stderr, 7 stdin
+for a runner; 5 the module, 6 the artifact for a compiler.
+"""
+
+from __future__ import annotations
+
+from runner.messages import MSG_DONTWAIT, MSG_PEEK
+from runner.protocol import CONTROL_FD, PROFILE_COMPILER, PROFILE_FILES, PROFILE_RUNNER, STATUS_FD
+from runner.seccomp import ALL_BITS, RET_ERRNO, Rule, equals, lacks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
+    from typing import Final
+
+FIRST_JOB_FD, SECOND_JOB_FD, LAST_JOB_FD = 5, 6, 7
+
+_PROT_EXEC = 4
+_MAP_TYPE, _MAP_PRIVATE = 0xF, 2
+_MADV_DONTNEED, _MADV_FREE = 4, 8
+_FUTEX_PRIVATE, _FUTEX_CLOCK_REALTIME = 128, 256
+_FUTEX_WAIT, _FUTEX_WAKE, _FUTEX_WAIT_BITSET, _FUTEX_WAKE_BITSET = 0, 1, 9, 10
+_SIGILL, _SIGBUS, _SIGFPE, _SIGSEGV = 4, 7, 8, 11
+_ITIMER_REAL = 0
+_TCGETS = 0x5401
+_ENOTTY, _ENOSYS = 25, 38
+_PR_SET_NAME = 15
+# linux/fcntl.h: F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
+_FCNTL = (1, 2, 3, 4, 1030)
+# What glibc's pthread_create asks of clone: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, both tids.
+_THREAD_FLAGS = 0x003D0F00
+
+
+def _futexes() -> list[tuple[tuple[int, int, int], ...]]:
+    mask = ALL_BITS & ~(_FUTEX_PRIVATE | _FUTEX_CLOCK_REALTIME)
+    return [((1, mask, operation),) for operation in (_FUTEX_WAIT, _FUTEX_WAKE, _FUTEX_WAIT_BITSET, _FUTEX_WAKE_BITSET)]
+
+
+# What Python, wasmtime and libc need to compute, and nothing else.
+_COMPUTE: Final = (
+    Rule("munmap", "free memory"),
+    Rule("brk", "malloc's heap"),
+    Rule("mremap", "realloc of large blocks"),
+    Rule("madvise", "give pages back", equals(2, _MADV_DONTNEED), equals(2, _MADV_FREE)),
+    Rule("futex", "locks, and a lock's timed wait; nothing that changes priorities or moves waiters", *_futexes()),
+    Rule("rt_sigreturn", "end of a signal handler"),
+    Rule("restart_syscall", "the kernel's own, after SIGSTOP and SIGCONT in a timed wait"),
+    Rule("getrandom", "hash seeds, and random_get of WASI"),
+    Rule("clock_gettime", "CPU time; other clocks where there is no vDSO"),
+    Rule("exit_group", "the end"),
+    Rule(
+        "rt_sigaction",
+        "wasmtime's handler puts the default back, so that a crash of the host's code is told by its own signal",
+        *[equals(0, signal) for signal in (_SIGILL, _SIGBUS, _SIGFPE, _SIGSEGV)],
+    ),
+    Rule("recvmsg", "the next message on control", equals(0, CONTROL_FD)),
+)
+
+_NO_NEW_CODE: Final = (
+    Rule(
+        "mmap",
+        "memory, and private copies of the module's image; never executable, never shared",
+        ((2, _PROT_EXEC, 0), (3, _MAP_TYPE, _MAP_PRIVATE)),
+    ),
+    Rule("mprotect", "growing memories", lacks(2, _PROT_EXEC)),
+)
+
+_JOB_CONTROL: Final = (
+    Rule(
+        "recvfrom",
+        "the ticker looks for STOP without waiting",
+        ((0, ALL_BITS, CONTROL_FD), (3, ALL_BITS, MSG_PEEK | MSG_DONTWAIT)),
+        ((0, ALL_BITS, CONTROL_FD), (3, ALL_BITS, MSG_DONTWAIT)),
+    ),
+    Rule("setitimer", "the alarm of a job; other timers would send other signals", equals(0, _ITIMER_REAL)),
+    Rule("sigaltstack", "wasmtime gives a thread that runs Wasm a stack for its handler"),
+    Rule(
+        "close_range",
+        "let go of a job's descriptors, and of no other",
+        ((0, ALL_BITS, FIRST_JOB_FD), (1, ALL_BITS, LAST_JOB_FD)),
+    ),
+)
+
+RUNNER: Final = (
+    *_COMPUTE,
+    *_NO_NEW_CODE,
+    *_JOB_CONTROL,
+    Rule("pread64", "stdin", equals(0, LAST_JOB_FD)),
+    Rule("write", "status, stdout, stderr", *[equals(0, fd) for fd in (STATUS_FD, FIRST_JOB_FD, SECOND_JOB_FD)]),
+)
+
+FILES: Final = (
+    *_COMPUTE,
+    *_NO_NEW_CODE,
+    *_JOB_CONTROL,
+    # wasmtime's own WASI serves files from threads that come and go.
+    Rule("clone", "a thread; never a process", equals(0, _THREAD_FLAGS)),
+    Rule("clone3", "libc then asks by clone, whose flags can be seen", action=RET_ERRNO | _ENOSYS),
+    Rule("rt_sigprocmask", "start and end of a thread"),
+    Rule("set_robust_list", "start of a thread"),
+    Rule("rseq", "start of a thread"),
+    Rule("exit", "end of a thread"),
+    Rule("clock_getres", "clock_res_get"),
+    Rule("sched_getaffinity", "how many threads to start"),
+    Rule("sched_yield", "locks under contention"),
+    Rule("gettid", "names of threads in messages"),
+    Rule("prctl", "name a thread", equals(0, _PR_SET_NAME)),
+    Rule("epoll_create1", "the runtime's own wait"),
+    Rule("epoll_ctl", "the runtime's own wait"),
+    Rule("epoll_wait", "the runtime's own wait"),
+    Rule("epoll_pwait", "the runtime's own wait"),
+    Rule("eventfd2", "wake the runtime's wait"),
+    Rule("fcntl", "descriptors' flags; never who gets signals", *[equals(1, command) for command in _FCNTL]),
+    Rule("read", "files, and the runtime's event"),
+    Rule("write", "status, the job's output, files, and the runtime's event"),
+    Rule("close", "files"),
+    Rule(
+        "ioctl",
+        "is this a terminal? No: answered without asking, for no other request is known here",
+        equals(1, _TCGETS),
+        action=RET_ERRNO | _ENOTTY,
+    ),
+    Rule(
+        "dup3",
+        "put the job's stdout and stderr where the engine's WASI writes to",
+        ((0, ALL_BITS, FIRST_JOB_FD), (1, ALL_BITS, 1)),
+        ((0, ALL_BITS, SECOND_JOB_FD), (1, ALL_BITS, 2)),
+    ),
+    Rule("openat2", "open below a preopened directory"),
+    Rule("openat", "the same, where openat2 is not to be had"),
+    Rule("fstat", "a file's state"),
+    Rule("newfstatat", "a file's state"),
+    Rule("statx", "a file's state"),
+    Rule("getdents64", "list a directory"),
+    Rule("lseek", "seek, and a directory's start"),
+    Rule("pread64", "stdin, and read at a place"),
+    Rule("pwrite64", "write at a place"),
+    Rule("pwritev2", "write at a place, and append"),
+    Rule("ftruncate", "cut files, and output over its limit"),
+    Rule("fadvise64", "advice about a file"),
+    Rule("fsync", "sync"),
+    Rule("fdatasync", "sync"),
+    Rule("utimensat", "set times"),
+    Rule("mkdirat", "make a directory"),
+    Rule("unlinkat", "remove"),
+    Rule("renameat", "rename"),
+    Rule("linkat", "link"),
+    Rule("symlinkat", "symbolic link"),
+    Rule("readlinkat", "read a symbolic link, and resolve one where openat2 is not to be had"),
+)
+
+COMPILER: Final = (
+    *_COMPUTE,
+    Rule("mmap", "memory; never shared", ((3, _MAP_TYPE, _MAP_PRIVATE),)),
+    Rule("mprotect", "the engine publishes what it compiled before it is serialised"),
+    Rule("pread64", "the module's bytes", equals(0, FIRST_JOB_FD)),
+    Rule("write", "status, and the artifact", *[equals(0, fd) for fd in (STATUS_FD, SECOND_JOB_FD)]),
+)
+
+RULES: Final = {PROFILE_RUNNER: RUNNER, PROFILE_FILES: FILES, PROFILE_COMPILER: COMPILER}

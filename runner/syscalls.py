@@ -1,0 +1,372 @@
+"""Linux system calls that Python has no name for, by ctypes alone: numbers for x86-64 and aarch64, and typed calls.
+
+Every call raises OSError with the kernel's errno. Numbers are those of asm/unistd_64.h and asm-generic/unistd.h;
+constants those of the header named beside them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import addressof, c_int, c_long, c_uint32, c_uint64, c_void_p, create_string_buffer, get_errno, sizeof
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
+    from typing import Final
+
+X86_64, AARCH64 = "x86_64", "aarch64"
+MACHINE = os.uname().machine
+
+# name: (x86-64, aarch64); None where the machine has no such call.
+NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
+    "bpf": (321, 280),
+    "brk": (12, 214),
+    "capget": (125, 90),
+    "capset": (126, 91),
+    "chroot": (161, 51),
+    "clock_getres": (229, 114),
+    "clock_gettime": (228, 113),
+    "clock_nanosleep": (230, 115),
+    "clone": (56, 220),
+    "clone3": (435, 435),
+    "close": (3, 57),
+    "close_range": (436, 436),
+    "connect": (42, 203),
+    "copy_file_range": (326, 285),
+    "dup": (32, 23),
+    "dup3": (292, 24),
+    "epoll_create1": (291, 20),
+    "epoll_ctl": (233, 21),
+    "epoll_pwait": (281, 22),
+    "epoll_wait": (232, None),
+    "eventfd2": (290, 19),
+    "execve": (59, 221),
+    "execveat": (322, 281),
+    "exit": (60, 93),
+    "exit_group": (231, 94),
+    "fadvise64": (221, 223),
+    "fallocate": (285, 47),
+    "fcntl": (72, 25),
+    "fdatasync": (75, 83),
+    "fork": (57, None),
+    "fstat": (5, 80),
+    "fsync": (74, 82),
+    "ftruncate": (77, 46),
+    "futex": (202, 98),
+    "getdents64": (217, 61),
+    "getpid": (39, 172),
+    "getppid": (110, 173),
+    "getrandom": (318, 278),
+    "gettid": (186, 178),
+    "ioctl": (16, 29),
+    "io_uring_setup": (425, 425),
+    "keyctl": (250, 219),
+    "kill": (62, 129),
+    "landlock_add_rule": (445, 445),
+    "landlock_create_ruleset": (444, 444),
+    "landlock_restrict_self": (446, 446),
+    "linkat": (265, 37),
+    "lseek": (8, 62),
+    "madvise": (28, 233),
+    "memfd_create": (319, 279),
+    "mkdirat": (258, 34),
+    "mmap": (9, 222),
+    "mount": (165, 40),
+    "mount_setattr": (442, 442),
+    "move_mount": (429, 429),
+    "mprotect": (10, 226),
+    "mremap": (25, 216),
+    "munmap": (11, 215),
+    "newfstatat": (262, 79),
+    "open": (2, None),
+    "open_tree": (428, 428),
+    "openat": (257, 56),
+    "openat2": (437, 437),
+    "pidfd_open": (434, 434),
+    "poll": (7, None),
+    "ppoll": (271, 73),
+    "prctl": (157, 167),
+    "pread64": (17, 67),
+    "preadv": (295, 69),
+    "preadv2": (327, 286),
+    "prlimit64": (302, 261),
+    "process_vm_readv": (310, 270),
+    "ptrace": (101, 117),
+    "pwrite64": (18, 68),
+    "pwritev": (296, 70),
+    "pwritev2": (328, 287),
+    "read": (0, 63),
+    "readlinkat": (267, 78),
+    "readv": (19, 65),
+    "recvfrom": (45, 207),
+    "recvmsg": (47, 212),
+    "renameat": (264, 38),
+    "renameat2": (316, 276),
+    "restart_syscall": (219, 128),
+    "rseq": (334, 293),
+    "rt_sigaction": (13, 134),
+    "rt_sigprocmask": (14, 135),
+    "rt_sigreturn": (15, 139),
+    "sched_getaffinity": (204, 123),
+    "sched_yield": (24, 124),
+    "seccomp": (317, 277),
+    "sendmsg": (46, 211),
+    "sendto": (44, 206),
+    "set_robust_list": (273, 99),
+    "setfsgid": (123, 152),
+    "setfsuid": (122, 151),
+    "setgroups": (116, 159),
+    "setitimer": (38, 103),
+    "setresgid": (119, 149),
+    "setresuid": (117, 147),
+    "setsockopt": (54, 208),
+    "sigaltstack": (131, 132),
+    "socket": (41, 198),
+    "statx": (332, 291),
+    "symlinkat": (266, 36),
+    "tgkill": (234, 131),
+    "umount2": (166, 39),
+    "unlinkat": (263, 35),
+    "unshare": (272, 97),
+    "userfaultfd": (323, 282),
+    "utimensat": (280, 88),
+    "wait4": (61, 260),
+    "write": (1, 64),
+    "writev": (20, 66),
+}
+
+
+def number_of(name: str, machine: str = MACHINE) -> int | None:
+    """A call's number on `machine`, None where there is none.
+
+    Raises:
+        KeyError: an unknown call or machine.
+    """
+    return NUMBERS[name][{X86_64: 0, AARCH64: 1}[machine]]
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+# Six arguments always: what a call doesn't take, the kernel doesn't read. Pointers go as integers.
+_call = _libc.syscall
+_call.restype = c_long
+_call.argtypes = (c_long,) * 7
+
+# linux/prctl.h
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_GET_DUMPABLE = 3
+PR_SET_NO_NEW_PRIVS = 38
+PR_GET_NO_NEW_PRIVS = 39
+PR_GET_TID_ADDRESS = 40
+PR_SET_MDWE = 65
+PR_MDWE_REFUSE_EXEC_GAIN = 1
+
+# linux/sched.h
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+
+# asm-generic/resource.h
+RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_CORE = range(5)
+RLIMIT_NPROC, RLIMIT_NOFILE, RLIMIT_MEMLOCK = 6, 7, 8
+RLIM_INFINITY = 2**64 - 1
+
+# linux/fcntl.h
+F_GET_SEALS = 1034
+F_SEAL_SHRINK, F_SEAL_WRITE = 2, 8
+
+
+def call(
+    number: int, first: int = 0, second: int = 0, third: int = 0, fourth: int = 0, fifth: int = 0, sixth: int = 0
+) -> int:
+    """One raw system call.
+
+    Raises:
+        OSError: the kernel's errno.
+    """
+    result: int = _call(number, first, second, third, fourth, fifth, sixth)
+    if result == -1:
+        raise OSError(get_errno(), os.strerror(get_errno()))
+    return result
+
+
+def number(name: str) -> int:
+    """This machine's number of a call that every machine here has."""
+    found = number_of(name)
+    assert found is not None, f"{MACHINE} has no {name}"
+    return found
+
+
+_PRCTL = number("prctl")
+_PRLIMIT = number("prlimit64")
+_CLOSE_RANGE = number("close_range")
+_CAPGET, _CAPSET = number("capget"), number("capset")
+
+
+def prctl(option: int, argument: int = 0) -> int:
+    return call(_PRCTL, option, argument)
+
+
+def close_range(first: int, last: int = 0x7FFFFFFF) -> None:
+    """Close every descriptor from `first` to `last`, which need not be open."""
+    call(_CLOSE_RANGE, first, last)
+
+
+class _Limit(ctypes.Structure):
+    _fields_ = (("soft", c_uint64), ("hard", c_uint64))
+
+
+_limit = _Limit()
+_LIMIT_ADDRESS = addressof(_limit)
+
+
+def set_limit(resource: int, soft: int, hard: int | None = None) -> None:
+    """Set an rlimit of this process: soft and hard, equal where `hard` is None."""
+    _limit.soft = soft
+    _limit.hard = soft if hard is None else hard
+    call(_PRLIMIT, 0, resource, _LIMIT_ADDRESS)
+
+
+def hard_limit(resource: int) -> int:
+    """What an rlimit of this process may be raised to."""
+    call(_PRLIMIT, 0, resource, 0, _LIMIT_ADDRESS)
+    hard: int = _limit.hard
+    return hard
+
+
+class _CapabilityHead(ctypes.Structure):
+    _fields_ = (("version", c_uint32), ("pid", c_int))
+
+
+_cap_head = _CapabilityHead(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3: two 32-bit words a set
+_cap_words = (c_uint32 * 6)()  # effective, permitted, inheritable; then the upper halves of the three
+_NO_CAPABILITIES = (c_uint32 * 6)()
+_CAP_HEAD_ADDRESS = addressof(_cap_head)
+_NO_CAPABILITIES_ADDRESS = addressof(_NO_CAPABILITIES)
+
+CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN = 5, 6, 7, 18, 21  # linux/capability.h
+
+
+def effective_capabilities() -> int:
+    """Bit n is capability n."""
+    call(_CAPGET, _CAP_HEAD_ADDRESS, addressof(_cap_words))
+    mask: int = _cap_words[0] | _cap_words[3] << 32
+    return mask
+
+
+def drop_capabilities() -> None:
+    """Empty all sets for good; the ambient one goes with them."""
+    call(_CAPSET, _CAP_HEAD_ADDRESS, _NO_CAPABILITIES_ADDRESS)
+
+
+def unshare(flags: int) -> None:
+    call(number("unshare"), flags)
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", c_uint64), ("mode", c_uint64), ("resolve", c_uint64))
+
+
+# linux/openat2.h
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
+
+
+def open_beneath(directory_fd: int, path: bytes, flags: int) -> int:
+    """Open `path` below a directory: no symlink anywhere on the way, no `..` out of it, no /proc link.
+
+    Raises:
+        OSError: ELOOP for a symlink, EXDEV for a way out, ENOSYS before Linux 5.6.
+    """
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
+    name = create_string_buffer(path)
+    return call(number("openat2"), directory_fd, addressof(name), addressof(how), sizeof(how))
+
+
+# linux/mount.h, linux/fcntl.h
+MS_SLAVE_RECURSIVE = 1 << 19 | 1 << 14
+OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH, AT_EMPTY_PATH = 1, 4, 0x1000
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+AT_FDCWD = -100
+
+
+class _MountAttributes(ctypes.Structure):
+    _fields_ = (("set", c_uint64), ("clear", c_uint64), ("propagation", c_uint64), ("userns_fd", c_uint64))
+
+
+def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes = b"") -> None:
+    strings = [create_string_buffer(text) for text in (source, target, kind, data)]
+    source_at, target_at, kind_at, data_at = [addressof(text) for text in strings]
+    call(number("mount"), source_at, target_at, kind_at, flags, data_at)
+
+
+def clone_mount(directory_fd: int) -> int:
+    """A detached mount of the directory: a descriptor that nobody's name space has yet (Linux 5.2)."""
+    empty = create_string_buffer(b"")
+    flags = OPEN_TREE_CLONE | AT_EMPTY_PATH | os.O_CLOEXEC
+    return call(number("open_tree"), directory_fd, addressof(empty), flags)
+
+
+def set_mount_attributes(mount_fd: int, attributes: int) -> None:
+    """Add MOUNT_ATTR_ bits to a mount (Linux 5.12)."""
+    change = _MountAttributes(attributes, 0, 0, 0)
+    empty = create_string_buffer(b"")
+    call(number("mount_setattr"), mount_fd, addressof(empty), AT_EMPTY_PATH, addressof(change), sizeof(change))
+
+
+def attach_mount(mount_fd: int, target: bytes) -> None:
+    """Put a detached mount at the path `target`."""
+    empty, path = create_string_buffer(b""), create_string_buffer(target)
+    flags = MOVE_MOUNT_F_EMPTY_PATH
+    call(number("move_mount"), mount_fd, addressof(empty), AT_FDCWD, addressof(path), flags)
+
+
+def seals_of(fd: int) -> int:
+    """F_SEAL_ bits of a memfd.
+
+    Raises:
+        OSError: EINVAL where it is no memfd.
+    """
+    return call(number("fcntl"), fd, F_GET_SEALS)
+
+
+# asm-generic/mman-common.h
+PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS = 1, 2, 2, 0x20
+
+
+def map_read_only(fd: int, size: int) -> int:
+    """The address of a private read-only mapping of a file that can't shrink."""
+    return call(number("mmap"), 0, size, PROT_READ, MAP_PRIVATE, fd, 0)
+
+
+def map_memory(size: int) -> int:
+    """The address of new zeroed memory, whose pages come when they are touched."""
+    return call(number("mmap"), 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+
+
+def unmap(address: int, size: int) -> None:
+    call(number("munmap"), address, size)
+
+
+# bits/malloc.h of glibc
+_M_ARENA_MAX = -8
+
+
+def one_malloc_arena() -> None:
+    """Let threads share malloc's first arena: a new thread else maps and faults in one of its own."""
+    mallopt = getattr(_libc, "mallopt", None)  # glibc's alone
+    if mallopt is not None:
+        mallopt.argtypes = (c_int, c_int)
+        mallopt(_M_ARENA_MAX, 1)
+
+
+def tid_address() -> int:
+    """Where libc keeps this thread's id, which a raw clone has to set in the child.
+
+    Raises:
+        OSError: EINVAL where the kernel lacks CONFIG_CHECKPOINT_RESTORE.
+    """
+    found = c_void_p()
+    prctl(PR_GET_TID_ADDRESS, addressof(found))
+    return found.value or 0

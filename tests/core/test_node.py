@@ -1,0 +1,560 @@
+"""The node: commands in, effects out; an answer comes when what it says is on disk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from core_builders import (
+    CREATED_US,
+    DIGEST,
+    SECOND_US,
+    START,
+    URL,
+    Driver,
+    make_module,
+    make_spec,
+    make_task,
+    task_in,
+    warm_spec,
+)
+
+from worker.core.changes import Applied, DropModule, InsertModule, InsertTask, Note, Replay, UpdateTask, WriteFailed
+from worker.core.commands import (
+    AddModule,
+    AddTask,
+    Command,
+    DeleteModule,
+    Done,
+    Idempotency,
+    ReadStats,
+    Refused,
+    StopTask,
+    WatchTask,
+)
+from worker.core.effects import (
+    Answer,
+    AnswerStats,
+    CloseRunner,
+    Commit,
+    Effect,
+    InterruptJob,
+    PrepareArtifact,
+    RemoveModule,
+    StartFetch,
+)
+from worker.core.events import ModuleFetched
+from worker.core.ledger import RETRY_US
+from worker.core.task import Reason, State
+from worker.core.verdict import Exit
+
+CRASH = Exit(signal="SIGSEGV")
+FULL = WriteFailed("storage_full", "no room")
+KEY = Idempotency("key", "body")
+UNTIL_US = START.monotonic_us + 60 * SECOND_US
+NEW = make_module("sha256:" + "c" * 64)
+
+
+@pytest.fixture
+def driver() -> Driver:
+    return Driver()
+
+
+@pytest.fixture
+def slow() -> Driver:
+    """A node whose disk answers when the test says so."""
+    driver = Driver()
+    driver.holding = True
+    return driver
+
+
+def answers(effects: list[Effect]) -> list[Effect]:
+    return [effect for effect in effects if isinstance(effect, Answer)]
+
+
+def held_changes(driver: Driver) -> list[object]:
+    return [commit.change for commit in driver.held]
+
+
+def add(task_id: str = "t1", **fields: object) -> AddTask:
+    return AddTask(**{"task_id": task_id, "token": "token", "spec": make_spec(), **fields})  # type: ignore[arg-type]
+
+
+# -- adding ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_is_answered_when_its_row_is_on_disk(slow: Driver) -> None:
+    assert [] == slow.command(add(stdin_name="blob", idempotency=KEY))
+    task = replace(make_task(), created_at_us=START.wall_us)
+    assert [InsertTask(task, Note(START.wall_us, "accepted", "pending"), "blob", KEY)] == held_changes(slow)
+    assert {} == slow.node.jobs.live
+    slow.release()
+    assert [Answer("client", Done(task_id="t1"))] == answers(slow.take())
+    assert {"t1"} == set(slow.node.jobs.live)
+
+
+def test_a_task_that_the_disk_refused_is_refused_and_not_there(slow: Driver) -> None:
+    slow.command(add())
+    slow.release(FULL)
+    assert [Answer("client", Refused("storage_full", "no room"))] == slow.take()
+    assert ({}, {}) == (slow.node.jobs.live, slow.node._open)
+
+
+@pytest.mark.parametrize(
+    ("same_body", "reply"),
+    [
+        (True, Done(created=False, task_id="t0")),
+        (False, Refused("idempotency_mismatch", "this Idempotency-Key came with another body before")),
+    ],
+)
+def test_a_key_that_was_used_gives_the_first_task_or_a_mismatch(slow: Driver, same_body: bool, reply: object) -> None:
+    slow.command(add(idempotency=KEY))
+    slow.release(Replay("t0", same_body))
+    assert [Answer("client", reply)] == slow.take()  # type: ignore[arg-type]
+    assert ({}, {}) == (slow.node.jobs.live, slow.node._open)
+
+
+def test_a_twin_while_the_first_is_being_written_is_told_to_ask_again(slow: Driver) -> None:
+    slow.command(add("t1", idempotency=KEY), "first")
+    (reply,) = slow.ask(add("t2", idempotency=KEY), "twin")
+    assert isinstance(reply, Refused)
+    assert "idempotency_in_progress" == reply.code
+    assert [] == slow.ask(add("t3", idempotency=Idempotency("another", "body")))
+    assert [] == slow.ask(add("t4", idempotency=KEY, token="another"))
+    assert [] == slow.ask(add("t5"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "spec", "code", "field"),
+    [
+        ({}, make_spec(digest="sha256:" + "c" * 64), "module_unknown", "module.digest"),
+        ({}, make_spec(digest=None), "module_unknown", "module.digest"),
+        ({"max_queued": 0}, make_spec(), "queue_full", None),
+        ({"max_open_per_token": 0}, make_spec(), "queue_full", None),
+    ],
+)
+def test_what_can_not_be_taken_is_refused_before_the_disk_hears_of_it(
+    settings: dict[str, int], spec: object, code: str, field: str | None
+) -> None:
+    driver = Driver(**settings)  # type: ignore[arg-type]
+    (reply,) = driver.ask(add(spec=spec))
+    assert isinstance(reply, Refused)
+    assert (code, field, {}) == (reply.code, reply.field, driver.node._open)
+
+
+def test_a_module_that_a_url_will_bring_need_not_be_here(driver: Driver) -> None:
+    spec = make_spec(digest=NEW.digest, url=URL)
+    assert [StartFetch] == [type(effect) for effect in driver.add(spec=spec) if not isinstance(effect, Answer)]
+
+
+def test_those_being_written_count_as_waiting() -> None:
+    driver = Driver(max_queued=2)
+    driver.add("t1")
+    driver.holding = True
+    assert [] == driver.ask(add("t2"))
+    assert ["queue_full"] == [reply.code for reply in driver.ask(add("t3")) if isinstance(reply, Refused)]
+
+
+def test_those_that_run_do_not_count_as_waiting() -> None:
+    driver = Driver(max_queued=1)
+    driver.run("t1")
+    assert [Done(task_id="t2")] == driver.ask(add("t2"))
+
+
+def test_a_token_has_room_again_when_the_end_is_on_disk() -> None:
+    driver = Driver(max_open_per_token=1)
+    driver.add("t1")
+    assert ["queue_full"] == [reply.code for reply in driver.ask(add("t2")) if isinstance(reply, Refused)]
+    assert [Done(task_id="t3")] == driver.ask(add("t3", token="another"))
+    driver.command(StopTask("t1"))
+    assert [Done(task_id="t4")] == driver.ask(add("t4"))
+
+
+def test_a_command_that_outlived_its_expiry_is_dropped(driver: Driver) -> None:
+    assert [] == driver.command(add(expires_at_us=driver.now.monotonic_us))
+    assert [Done(task_id="t2")] == driver.ask(add("t2", expires_at_us=driver.now.monotonic_us + 1))
+
+
+def test_statistics_are_asked_for_and_not_worked_out_here(driver: Driver) -> None:
+    assert [AnswerStats("client")] == driver.command(ReadStats())
+
+
+# -- stopping --------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_is_answered_when_the_order_is_on_disk(driver: Driver) -> None:
+    driver.run()
+    driver.holding = True
+    assert [InterruptJob(1)] == driver.command(StopTask("t1"))
+    driver.release()
+    assert [Answer("client", Done(task_id="t1"))] == driver.take()
+
+
+def test_a_second_stop_waits_for_the_first_ones_record(driver: Driver) -> None:
+    driver.run()
+    driver.holding = True
+    driver.command(StopTask("t1"), "first")
+    assert [] == driver.ask(StopTask("t1"), "second")
+    driver.release()
+    done = Done(task_id="t1")
+    assert [Answer("first", done), Answer("second", done)] == driver.take()
+    assert [Answer("third", done)] == driver.command(StopTask("t1"), "third")
+
+
+def test_a_stop_of_a_task_whose_end_is_not_on_disk_waits_for_it(driver: Driver) -> None:
+    driver.run()
+    driver.holding = True
+    driver.report(1)
+    driver.exit(1)
+    assert [] == driver.command(StopTask("t1"))
+    driver.release(FULL)
+    assert [] == driver.take()
+    driver.pass_time(RETRY_US)
+    assert [Answer("client", Done(created=False, task_id="t1"))] == driver.take()
+
+
+def test_a_stop_in_the_same_breath_as_the_end_waits_for_it_too(driver: Driver) -> None:
+    driver.run()
+    driver.holding = True
+    driver.node.jobs.exited(1, CRASH, driver.now)
+    assert [] == driver.command(StopTask("t1"))
+    driver.release()
+    assert [Answer("client", Done(created=False, task_id="t1"))] == driver.take()
+
+
+def test_a_stop_of_a_final_or_unknown_task_is_answered_at_once(driver: Driver) -> None:
+    assert [Done(created=False, task_id="t9")] == driver.ask(StopTask("t9"))
+
+
+def test_a_stop_of_a_task_that_is_being_written_stops_it_when_it_is_there(slow: Driver) -> None:
+    slow.command(add())
+    assert [] == slow.command(StopTask("t1"), "stopper")
+    slow.release()
+    assert [Answer("client", Done(task_id="t1")), Answer("stopper", Done(task_id="t1"))] == answers(slow.take())
+    assert (State.FAILED, Reason.STOPPED) == slow.ended()
+
+
+def test_a_stop_of_a_task_that_was_not_written_after_all_is_answered(slow: Driver) -> None:
+    slow.command(add())
+    slow.command(StopTask("t1"), "stopper")
+    slow.release(FULL)
+    assert [Answer("client", Refused(FULL.code, FULL.detail)), Answer("stopper", Done(False, "t1"))] == slow.take()
+
+
+# -- watching --------------------------------------------------------------------------------------------------------
+
+
+def test_a_watch_is_answered_when_the_end_is_on_disk(driver: Driver) -> None:
+    driver.run()
+    assert [] == driver.command(WatchTask("t1", UNTIL_US), "one")
+    assert [] == driver.command(WatchTask("t1", UNTIL_US), "two")
+    driver.report(1)
+    driver.holding = True
+    assert [] == driver.exit(1)
+    assert [] == driver.command(WatchTask("t1", UNTIL_US), "three")
+    driver.release()
+    done = Done(task_id="t1")
+    assert [Answer("one", done), Answer("two", done), Answer("three", done)] == driver.take()
+    assert (set(), {}, {}) == (driver.timers, driver.node._watchers, driver.node._watch_origins)
+
+
+def test_a_watch_in_the_same_breath_as_the_end_waits_for_it(driver: Driver) -> None:
+    driver.run()
+    driver.holding = True
+    driver.node.jobs.exited(1, CRASH, driver.now)
+    assert [] == driver.command(WatchTask("t1", UNTIL_US))
+    driver.release()
+    assert [Answer("client", Done(task_id="t1"))] == driver.take()
+
+
+def test_a_watch_ends_when_its_time_is_up(driver: Driver) -> None:
+    driver.add()
+    assert [] == driver.command(WatchTask("t1", driver.now.monotonic_us + 5))
+    driver.pass_time(5)
+    assert [Answer("client", Done(created=False, task_id="t1"))] == driver.take()
+    assert ({}, {}) == (driver.node._watchers, driver.node._watch_origins)
+
+
+def test_one_who_asks_twice_is_answered_twice(driver: Driver) -> None:
+    driver.add()
+    for _ in range(2):
+        driver.command(WatchTask("t1", UNTIL_US))
+    driver.node.jobs.stop("t1", False, driver.now)
+    assert [Answer("client", Done(task_id="t1"))] * 2 == answers(driver.take())
+
+
+def test_a_watch_of_a_final_task_is_answered_at_once(driver: Driver) -> None:
+    assert [Done(task_id="t9")] == driver.ask(WatchTask("t9", UNTIL_US))
+
+
+def test_a_watch_of_a_task_that_is_being_written_waits_for_its_end(slow: Driver) -> None:
+    slow.command(add())
+    assert [] == slow.command(WatchTask("t1", UNTIL_US), "watcher")
+    slow.release()
+    assert [Answer("client", Done(task_id="t1"))] == answers(slow.take())
+    slow.node.jobs.stop("t1", False, slow.now)
+    assert [Answer("watcher", Done(task_id="t1"))] == answers(slow.take())
+
+
+def test_nobody_watches_for_those_who_are_gone(slow: Driver) -> None:
+    slow.command(add("t1"))
+    slow.release()
+    slow.holding = True
+    slow.command(add("t2"))
+    for task_id in ("t1", "t2"):
+        for origin in ("gone", "stays"):
+            slow.command(WatchTask(task_id, UNTIL_US), origin)
+    slow.command(StopTask("t2"), "gone")
+    slow.take()
+    slow.node.forget(lambda origin: origin == "gone")
+    slow.release()
+    slow.node.jobs.stop("t1", False, slow.now)
+    origins = [effect.origin for effect in slow.take() if isinstance(effect, Answer)]
+    assert ["client", "gone", "stays", "stays"] == sorted(map(str, origins))
+    assert (State.FAILED, Reason.STOPPED) == slow.ended("t2")
+
+
+# -- modules ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("created", [True, False])
+def test_a_module_is_known_when_it_is_on_disk(slow: Driver, created: bool) -> None:
+    assert [] == slow.command(AddModule(NEW, "blob"))
+    assert ([InsertModule(NEW, "blob")], False) == (held_changes(slow), NEW.digest in slow.node.modules)
+    slow.release(Applied(created))
+    assert [Answer("client", Done(created=created))] == slow.take()
+    assert NEW.digest in slow.node.modules
+
+
+def test_a_module_that_the_disk_refused_is_not_known(slow: Driver) -> None:
+    slow.command(AddModule(NEW, "blob"))
+    slow.release(FULL)
+    assert [Answer("client", Refused("storage_full", "no room"))] == slow.take()
+    assert NEW.digest not in slow.node.modules
+
+
+def test_a_deleted_modules_files_go_after_its_row(slow: Driver) -> None:
+    assert [] == slow.command(DeleteModule(DIGEST))
+    assert ([DropModule(DIGEST)], False) == (held_changes(slow), DIGEST in slow.node.modules)
+    slow.release()
+    assert [RemoveModule(DIGEST), Answer("client", Done())] == slow.take()
+
+
+def test_a_module_whose_row_could_not_go_stays(slow: Driver) -> None:
+    slow.command(DeleteModule(DIGEST))
+    slow.release(FULL)
+    assert [Answer("client", Refused("storage_full", "no room"))] == slow.take()
+    assert DIGEST in slow.node.modules
+
+
+def test_an_unknown_module_can_not_be_deleted(driver: Driver) -> None:
+    assert [Refused("module_unknown", f"no module {NEW.digest} is here")] == driver.ask(DeleteModule(NEW.digest))
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_module_in_use_can_not_be_deleted(slow: Driver, written: bool) -> None:
+    slow.command(add())
+    if written:
+        slow.release()
+    slow.take()
+    replies = slow.ask(DeleteModule(DIGEST))
+    assert ["module_in_use"] == [reply.code for reply in replies if isinstance(reply, Refused)]
+
+
+def test_no_task_is_added_to_a_module_that_goes(slow: Driver) -> None:
+    slow.command(DeleteModule(DIGEST))
+    assert ["module_unknown"] == [reply.code for reply in slow.ask(add()) if isinstance(reply, Refused)]
+
+
+def test_a_module_sent_again_while_it_goes_comes_after_its_files_went(slow: Driver) -> None:
+    slow.command(DeleteModule(DIGEST), "deleter")
+    assert [] == slow.command(AddModule(make_module(), "blob"), "sender")
+    assert [DropModule(DIGEST)] == held_changes(slow)
+    drop, slow.held = slow.held[0], []
+    slow.commit(drop)
+    effects = slow.node.take_effects(slow.now)
+    assert [RemoveModule(DIGEST), Answer("deleter", Done()), Commit(2, InsertModule(make_module(), "blob"))] == effects
+    slow.node.committed(2, Applied(), slow.now)
+    assert ([Answer("sender", Done())], True) == (slow.take(), DIGEST in slow.node.modules)
+
+
+def test_a_module_sent_again_before_it_was_deleted_is_gone_after_all(slow: Driver) -> None:
+    slow.command(AddModule(make_module(), "blob"), "sender")
+    slow.command(DeleteModule(DIGEST), "deleter")
+    insert, drop = slow.held
+    slow.commit(insert, Applied(created=False))
+    assert ([Answer("sender", Done(created=False))], False) == (slow.take(), DIGEST in slow.node.modules)
+    slow.commit(drop)
+    assert [RemoveModule(DIGEST), Answer("deleter", Done())] == slow.take()
+
+
+# -- modules by URL --------------------------------------------------------------------------------------------------
+
+BY_URL = make_spec(digest=None, url=URL)
+FETCHED = ModuleFetched(NEW.digest)
+FETCHING = make_task(digest=None, url=URL)
+
+
+def test_a_fetched_module_is_on_disk_before_its_tasks_go_on(slow: Driver) -> None:
+    for task_id in ("t1", "t2"):
+        task = make_task(task_id, digest=None, url=URL)
+        slow.node.jobs.admit(task, slow.now)
+        slow.node.module_fetched(NEW, f"blob of {task_id}", task, FETCHED)
+    effects = slow.take()
+    assert [StartFetch, StartFetch] == [type(effect) for effect in effects]
+    inserts = [InsertModule(NEW, f"blob of {task_id}", "token") for task_id in ("t1", "t2")]
+    assert inserts == held_changes(slow)
+    slow.release()
+    assert [PrepareArtifact(NEW.digest)] == slow.take()
+    assert {NEW.digest} == {live.task.spec.digest for live in slow.node.jobs.live.values()}
+    assert (True, {}) == (NEW.digest in slow.node.modules, slow.node._fetched)
+
+
+def test_a_fetched_module_that_the_disk_refused_fails_its_task(driver: Driver) -> None:
+    driver.add(spec=BY_URL)
+    driver.holding = True
+    driver.node.module_fetched(NEW, "blob", FETCHING, FETCHED)
+    driver.settle()
+    driver.release(FULL)
+    assert ((State.FAILED, Reason.FETCH_FAILED), "no room") == (driver.ended(), driver.status().detail)
+
+
+def test_a_fetched_module_whose_task_was_stopped_is_kept(driver: Driver) -> None:
+    driver.add(spec=BY_URL)
+    driver.command(StopTask("t1"))
+    driver.node.module_fetched(NEW, "blob", FETCHING, FETCHED)
+    assert ([], True) == (driver.take(), NEW.digest in driver.node.modules)
+
+
+def test_a_fetched_module_that_its_task_can_not_use_is_kept(driver: Driver) -> None:
+    driver.add(spec=BY_URL)
+    driver.take()
+    driver.node.module_fetched(NEW, "blob", FETCHING, None)
+    driver.node.jobs.refused("t1", Reason.LINK_FAILED, "no export add", driver.now)
+    assert ([], True) == (driver.take(), NEW.digest in driver.node.modules)
+    assert (State.FAILED, Reason.LINK_FAILED) == driver.ended()
+
+
+def test_a_module_that_was_just_fetched_is_in_use(driver: Driver) -> None:
+    driver = Driver(modules=(NEW.digest,))
+    driver.add(spec=BY_URL)
+    driver.holding = True
+    driver.node.module_fetched(NEW, "blob", FETCHING, FETCHED)
+    replies = driver.ask(DeleteModule(NEW.digest))
+    assert ["module_in_use"] == [reply.code for reply in replies if isinstance(reply, Refused)]
+
+
+def test_a_module_that_is_fetched_while_it_goes_comes_back_after_its_files_went(driver: Driver) -> None:
+    driver = Driver(modules=(NEW.digest,))
+    driver.add(spec=BY_URL)
+    driver.take()
+    driver.holding = True
+    driver.command(AddModule(NEW, "first"), "sender")
+    driver.command(DeleteModule(NEW.digest), "deleter")
+    driver.node.module_fetched(NEW, "second", FETCHING, FETCHED)
+    insert, drop = driver.held
+    driver.commit(insert, Applied(created=False))
+    assert [Answer("sender", Done(created=False))] == driver.take()
+    driver.commit(drop)
+    assert [RemoveModule(NEW.digest), Answer("deleter", Done())] == driver.take()
+    assert InsertModule(NEW, "second", "token") == driver.held[-1].change
+    driver.commit(driver.held[-1])
+    assert [PrepareArtifact(NEW.digest)] == driver.take()
+
+
+# -- the disk --------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_that_changed_often_in_a_round_is_written_once(slow: Driver) -> None:
+    slow.node.jobs.admit(make_task(), slow.now)
+    slow.node.jobs.artifact_ready(DIGEST, slow.now)
+    slow.node.jobs.runner_ready(1, (), 1)
+    slow.node.jobs.job_started(1, 1, slow.now)
+    slow.take()
+    (update,) = held_changes(slow)
+    assert isinstance(update, UpdateTask)
+    assert ["slot_assigned", "runner_started"] == [note.event for note in update.notes]
+    assert State.RUNNING == update.task.status.state
+
+
+def test_a_full_disk_stops_no_task_and_loses_nothing_of_its_story(slow: Driver) -> None:
+    slow.holding = False
+    slow.schedule()
+    slow.holding = True
+    slow.begin(1)
+    slow.release(FULL)
+    slow.report(1)
+    slow.exit(1)
+    assert State.RUNNING == slow.status().state  # what the refused commit would have written, as the test keeps it
+    slow.holding = True
+    slow.pass_time(RETRY_US)
+    (update,) = held_changes(slow)
+    assert isinstance(update, UpdateTask)
+    assert ["runner_started", "ended"] == [note.event for note in update.notes]
+    slow.release()
+    assert ((State.COMPLETED, Reason.EXIT), set(), {}) == (slow.ended(), slow.timers, slow.node._open)
+
+
+# -- restart, drain --------------------------------------------------------------------------------------------------
+
+
+def test_a_restored_node_counts_what_is_open_and_knows_its_modules() -> None:
+    driver = Driver(modules=(), max_open_per_token=3)
+    tasks = [make_task("t1"), task_in(State.RUNNING, "t2"), task_in(State.RUNNING, "t3", retry_max=1)]
+    driver.node.restore(tasks, [DIGEST], START)
+    assert ({"token": 3}, {DIGEST}) == (driver.node._open, driver.node.modules)
+    driver.settle()
+    assert {"token": 2} == driver.node._open
+    assert {"t1", "t3"} == set(driver.node.jobs.live)
+
+
+def test_a_draining_node_takes_no_task_and_is_idle_when_nothing_runs(driver: Driver) -> None:
+    driver.run("cold")
+    driver.run("warm", warm_spec())
+    driver.report(2)
+    driver.node.drain(driver.now)
+    assert [CloseRunner(2)] == [effect for effect in driver.take() if isinstance(effect, CloseRunner)]
+    assert ["draining"] == [reply.code for reply in driver.ask(add()) if isinstance(reply, Refused)]
+    driver.exit(2)
+    assert not driver.node.idle
+    driver.report(1)
+    driver.holding = True
+    driver.exit(1)
+    assert not driver.node.idle
+    driver.release()
+    assert driver.node.idle
+
+
+def test_when_the_drains_time_is_up_what_has_a_runner_is_stopped() -> None:
+    driver = Driver(slots=2)
+    driver.run("runs")
+    driver.schedule("starts")
+    driver.add("waits")
+    driver.node.drain(driver.now)
+    driver.take()
+    driver.node.stop_running(driver.now)
+    driver.node.stop_running(driver.now)
+    assert [InterruptJob(1)] == [effect for effect in driver.take() if isinstance(effect, InterruptJob)]
+    assert (State.FAILED, Reason.STOPPED) == driver.ended("starts")
+    assert (True, {"runs", "waits"}) == (driver.status("runs").stopping, set(driver.node.jobs.live))
+
+
+def test_a_time_on_record_is_the_wall_clocks(driver: Driver) -> None:
+    driver.schedule()
+    assert START.wall_us == driver.status().scheduled_at_us
+    assert CREATED_US < START.wall_us
+
+
+def test_every_command_has_its_way(driver: Driver) -> None:
+    commands: list[Command] = [
+        add(),
+        StopTask("t1"),
+        WatchTask("t1", UNTIL_US),
+        AddModule(NEW, "blob"),
+        DeleteModule(NEW.digest),
+        ReadStats(),
+    ]
+    assert set(Command.__args__) == {type(command) for command in commands}
+    for command in commands:
+        replies = [e for e in driver.command(command) if isinstance(e, Answer | AnswerStats)]
+        assert 1 == len(replies)

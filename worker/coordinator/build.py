@@ -1,0 +1,140 @@
+"""The coordinator put together: every part made once, in the order of who needs whom, and let go in reverse."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner import settings
+from worker import capabilities
+from worker.config import Config
+from worker.coordinator.artifact_store import ArtifactStore
+from worker.coordinator.artifacts import ArtifactEvents, Artifacts
+from worker.coordinator.background import Background
+from worker.coordinator.commit import CommitThread
+from worker.coordinator.compile import Compilation
+from worker.coordinator.fetches import Fetches
+from worker.coordinator.loop import ChannelAnswers, Loop, clock
+from worker.coordinator.mac import load_or_create_key
+from worker.coordinator.perform import Hands
+from worker.coordinator.poller import Poller
+from worker.coordinator.runners import Runners, RunnerSettings
+from worker.coordinator.zygote import Zygote
+from worker.coordinator.zygote_program import ZygoteProgram
+from worker.core.jobs import JobSettings
+from worker.core.node import Node, NodeSettings
+from worker.heartbeat import Heartbeat
+from worker.shared.blobs import Blobs
+from worker.shared.channel import Server
+from worker.shared.page import PageWriter
+from worker.shared.table import TableReader, TableWriter
+
+TABLE_NAME = "table.sqlite"
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """Descriptors from the launcher: configuration, page (writable), the commands' listener, heartbeat pipe."""
+
+    config: int
+    page: int
+    commands: int
+    beat: int
+
+
+def node_settings(config: Config) -> NodeSettings:
+    """The core's part of the configuration."""
+    jobs = JobSettings(
+        slots=config.max_runners, init_us=config.init_ms * 1000, stop_grace_us=config.stop_grace_ms * 1000
+    )
+    return NodeSettings(jobs, max_queued=config.max_queued, max_open_per_token=config.max_open_tasks_per_token)
+
+
+@contextmanager
+def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
+    """A loop that is ready to run, with the table's tasks taken up.
+
+    Raises:
+        WorkerError: the table or a directory can't be used; the message says what to do.
+    """
+    data_dir = Path(config.data_dir)
+    with ExitStack() as stack:
+        blobs = Blobs(data_dir)
+        blobs.create()
+        writer = TableWriter(data_dir / TABLE_NAME, config.durability)
+        reader = TableReader(data_dir / TABLE_NAME)
+        live, digests = reader.live(), reader.digests()
+        blobs.sweep_temporary()
+        blobs.sweep_orphans(frozenset(digests), frozenset(task.id for task in live))
+        store = ArtifactStore(data_dir / "artifacts", load_or_create_key(data_dir / "mac.key"))
+        store.sweep()
+
+        poller = Poller()
+        stack.callback(poller.close)
+        node = Node(node_settings(config))
+        runner_uids = config.runner_uid_first if can_change_uid() else 0
+        compiler_uid = runner_uids + config.max_runners if runner_uids else 0
+        # One compiler uid for all: a compiler has nothing that another could want, and they never meet.
+        program = ZygoteProgram(config, data_dir, compiler_uid + 1 if compiler_uid else 0)
+        zygote = Zygote(
+            poller,
+            program.start,
+            config.heartbeat_timeout_ms * 1000,
+            lambda: {*runners.pids().values(), *artifacts.pids(), *fetches.pids()},
+        )
+        stack.callback(zygote.close)
+        commits = CommitThread(writer)
+        stack.callback(commits.close)
+        background = Background(poller)
+        stack.callback(background.close)
+        runners = Runners(
+            RunnerSettings(runner_uids, node.settings.jobs.max_jobs_per_runner), poller, zygote, blobs, node.jobs, clock
+        )
+        events = ArtifactEvents(
+            ready=lambda digest: node.jobs.artifact_ready(digest, clock()),
+            failed=lambda digest, detail: node.jobs.artifact_failed(digest, detail, clock()),
+            evicted=node.jobs.artifact_evicted,
+        )
+        artifacts = Artifacts(
+            store,
+            background,
+            settings.fingerprint(),
+            blobs.module_path,
+            lambda then: Compilation(poller, zygote, compiler_uid, then),
+            events,
+            cache_bytes=config.artifact_cache_bytes,
+            at_once=config.max_compilers,
+            wall_us=config.compile_wall_s * 1_000_000,
+        )
+        stack.callback(artifacts.close)
+        fetches = Fetches(config, poller, blobs, node, clock)
+        stack.callback(fetches.close)
+        server = Server(socket.socket(fileno=os.dup(inherited.commands)))
+        stack.callback(server.close)
+        hands = Hands(ChannelAnswers(server), commits, artifacts, fetches, runners, lambda: b"{}")
+        node.restore(live, digests, clock())
+        page = PageWriter(inherited.page)
+        page.set_event_seq(writer.event_seq)
+        yield Loop(
+            node,
+            hands,
+            poller=poller,
+            server=server,
+            commits=commits,
+            zygote=zygote,
+            artifacts=artifacts,
+            fetches=fetches,
+            page=page,
+            heartbeat=Heartbeat(inherited.beat),
+            drain_us=round(config.drain_s * 1_000_000),
+        )
+
+
+def can_change_uid() -> bool:
+    """Whether what we exec may give runners uids of their own: SETUID and SETGID are permitted here."""
+    wanted = capabilities.mask((capabilities.Capability.SETUID, capabilities.Capability.SETGID))
+    return capabilities.read().permitted & wanted == wanted

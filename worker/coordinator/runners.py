@@ -1,0 +1,198 @@
+"""The runners that live: each forked by the zygote, given its jobs, listened to, and told of to the core."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from runner.protocol import LAYERS, PROFILE_FILES, PROFILE_RUNNER
+from runner.protocol.control import encode_job, encode_load, encode_stop
+from runner.protocol.spawn import Spawn
+from runner.protocol.status import BYE, OUTCOME, READY, STARTED, Frame, decode_outcome, decode_ready, decode_started
+from worker.coordinator.child import Child
+from worker.coordinator.jobs import to_job, to_load, to_report
+from worker.coordinator.poller import Poller
+from worker.coordinator.zygote import Failure, Zygote
+from worker.core.clock import Now
+from worker.core.jobs import Jobs
+from worker.core.task import Isolation, Reason, Task
+from worker.core.verdict import Exit
+from worker.shared.blobs import Blobs
+
+# How often a fork is tried again because the zygote died over it, before the task ends `init_failed`.
+FORK_ATTEMPTS = 3
+
+_LAYER_MASKS: dict[int, tuple[str, ...]] = {}
+
+
+def layer_names(mask: int) -> tuple[str, ...]:
+    """The names of the layers in READY's bit mask; one mask is made once, since nearly all runners have the same."""
+    if mask not in _LAYER_MASKS:
+        _LAYER_MASKS[mask] = tuple(name for index, name in enumerate(LAYERS) if mask >> index & 1)
+    return _LAYER_MASKS[mask]
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSettings:
+    """`uid_first` + slot is a runner's uid; 0 leaves all with the coordinator's, where an ordinary user has no other."""
+
+    uid_first: int
+    max_jobs_per_runner: int
+
+
+class RunnerListener:
+    """What one runner does, told to the core in its terms."""
+
+    def __init__(self, runner_id: int, jobs: Jobs, clock: Callable[[], Now], zygote: Zygote) -> None:
+        self._id = runner_id
+        self._jobs = jobs
+        self._clock = clock
+        self._zygote = zygote
+
+    def frame(self, frame: Frame) -> None:
+        if frame.kind == READY:
+            ready = decode_ready(frame.payload)
+            self._jobs.runner_ready(self._id, layer_names(ready.layers), ready.load_us)
+        elif frame.kind == STARTED:
+            self._jobs.job_started(self._id, decode_started(frame.payload), self._clock())
+        elif frame.kind == OUTCOME:
+            outcome = decode_outcome(frame.payload)
+            self._jobs.job_reported(self._id, outcome.job_id, to_report(outcome), self._clock())
+        elif frame.kind == BYE:
+            self._jobs.runner_said_bye(self._id)
+
+    def broke_protocol(self, detail: str) -> None:
+        self._jobs.misbehaved(self._id, detail)
+
+    def exited(self, exit_: Exit) -> None:
+        self._jobs.exited(self._id, exit_, self._clock())
+
+
+class Runners:
+    """All runner processes, by the id that the core gave them."""
+
+    def __init__(
+        self,
+        settings: RunnerSettings,
+        poller: Poller,
+        zygote: Zygote,
+        blobs: Blobs,
+        jobs: Jobs,
+        clock: Callable[[], Now],
+    ) -> None:
+        self._settings = settings
+        self._poller = poller
+        self._zygote = zygote
+        self._blobs = blobs
+        self._jobs = jobs
+        self._clock = clock
+        self._children: dict[int, Child] = {}
+
+    def __len__(self) -> int:
+        return len(self._children)
+
+    def pids(self) -> dict[int, int]:
+        """Runner id -> pid, of those that are born."""
+        return {runner_id: child.pid for runner_id, child in self._children.items() if child.born}
+
+    def start(self, runner_id: int, slot: int, task: Task, job_id: int, artifact_fd: int) -> None:
+        """Fork a runner for the task: its seal, its artifact and its first job are queued before it is born."""
+        self._start(runner_id, slot, task, job_id, artifact_fd, FORK_ATTEMPTS)
+
+    def give(self, runner_id: int, task: Task, job_id: int) -> None:
+        """Give a warm runner its next job. One that can't be told is dead, and its exit says so."""
+        child = self._children.get(runner_id)
+        if child is None:
+            return
+        try:
+            self._tell_job(child, task, job_id)
+        except OSError as error:
+            self._jobs.misbehaved(runner_id, f"the job could not be handed over: {error.strerror or error}")
+
+    def interrupt(self, runner_id: int) -> None:
+        child = self._children.get(runner_id)
+        if child is not None:
+            with contextlib.suppress(OSError):
+                child.tell(encode_stop())
+
+    def close(self, runner_id: int) -> None:
+        child = self._children.get(runner_id)
+        if child is not None:
+            child.hang_up()
+
+    def kill(self, runner_id: int) -> None:
+        child = self._children.get(runner_id)
+        if child is not None:
+            child.kill()
+
+    # -- within ------------------------------------------------------------------------------------------------------
+
+    def _start(self, runner_id: int, slot: int, task: Task, job_id: int, artifact_fd: int, attempts: int) -> None:
+        listener = RunnerListener(runner_id, self._jobs, self._clock, self._zygote)
+        try:
+            child = Child(self._poller, listener, lambda _: self._forget(runner_id))
+        except OSError as error:
+            self._jobs.spawn_failed(runner_id, _no_channel(error), self._clock())
+            return
+        self._children[runner_id] = child
+        uid = self._settings.uid_first + slot if self._settings.uid_first else 0
+        spec = task.spec
+        warm = spec.isolation is Isolation.INSTANCE
+        mounts = tuple((mount.volume.encode(), mount.path.encode(), mount.mode == "ro") for mount in spec.mounts)
+        spawn = Spawn(0, PROFILE_FILES if mounts else PROFILE_RUNNER, uid, uid, mounts)
+
+        def born(pid: int) -> None:
+            self._jobs.spawned(runner_id, pid, uid)
+
+        def failed(failure: Failure) -> None:
+            begun = failure.zygote_died and child.started_unseen()
+            child.close()
+            del self._children[runner_id]
+            if failure.zygote_died and not begun and attempts > 1:
+                self._start(runner_id, slot, task, job_id, artifact_fd, attempts - 1)
+                return
+            reason = Reason.LOST if begun else Reason.INIT_FAILED
+            self._jobs.spawn_failed(runner_id, failure.detail, self._clock(), reason)
+
+        try:
+            child.tell(
+                encode_load(to_load(task, self._settings.max_jobs_per_runner if warm else 1)),
+                [artifact_fd],
+            )
+            self._tell_job(child, task, job_id)
+        except OSError as error:
+            failed(Failure(_no_channel(error)))
+            return
+        self._zygote.spawn(child, spawn, born, failed)
+
+    def _forget(self, runner_id: int) -> None:
+        self._children.pop(runner_id, None)
+
+    def _tell_job(self, child: Child, task: Task, job_id: int) -> None:
+        with self._open_streams(task) as fds:
+            child.tell(encode_job(to_job(task, job_id)), fds)
+
+    @contextlib.contextmanager
+    def _open_streams(self, task: Task) -> Iterator[list[int]]:
+        """stdout, stderr, and stdin where there is one; ours are closed when the message has taken them along.
+
+        A task that is tried again starts with empty output, as it did the first time.
+        """
+        fds: list[int] = []
+        try:
+            for path in self._blobs.output_paths(task.id):
+                fds.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            if task.spec.stdin_bytes:
+                fds.append(os.open(self._blobs.stdin_path(task.id), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+            yield fds
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+
+def _no_channel(error: OSError) -> str:
+    named = errno.errorcode.get(error.errno or 0, "?")
+    return f"the runner's files or channels can't be opened: {error.strerror or error} ({named})"

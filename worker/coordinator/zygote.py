@@ -1,0 +1,188 @@
+"""The coordinator's side of the zygote: it is exec'd here, asked to fork, listened to, and replaced when it dies.
+
+Runners are the coordinator's children, not the zygote's, so its death costs none of them. Only what was asked of it and
+not yet answered is in doubt: any child of ours that we don't know by then is killed and reaped, and the request fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.errors import ProtocolError
+from runner.protocol.spawn import BEAT, SPAWNED, Spawn, decode_spawned, encode_spawn
+from worker.coordinator.child import Child
+from worker.coordinator.poller import READ, Poller
+
+MESSAGE_BYTES = 8 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """An exec'd zygote: its pid, a pidfd, and our end of its socket."""
+
+    pid: int
+    pidfd: int
+    socket: socket.socket
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a fork did not happen; `zygote_died` where the fault was the zygote's and another may do it."""
+
+    detail: str
+    zygote_died: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    child: Child
+    on_born: Callable[[int], None]
+    on_failed: Callable[[Failure], None]
+
+
+class Zygote:
+    """One zygote at a time.
+
+    Args:
+        start: execs a zygote; injected, so that the capabilities it needs are the caller's matter.
+        heartbeat_timeout_us: how long it may be silent.
+        known_pids: the children of this process that aren't in doubt when a zygote dies.
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        start: Callable[[], Process],
+        heartbeat_timeout_us: int,
+        known_pids: Callable[[], set[int]],
+    ) -> None:
+        self._poller = poller
+        self._start = start
+        self._heartbeat_timeout_us = heartbeat_timeout_us
+        self._known_pids = known_pids
+        self._requests: dict[int, _Request] = {}
+        self._next_request = 1
+        self._process: Process | None = None
+        self._last_beat_us = 0
+        self.ready = False
+        self.restarts = -1
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    def ensure(self) -> None:
+        """Start one if there is none."""
+        if self._process is None:
+            self._process = process = self._start()
+            process.socket.setblocking(False)
+            self._poller.add(process.socket.fileno(), self._on_message, READ)
+            self._poller.add(process.pidfd, self._on_death, READ)
+            self._last_beat_us = time.monotonic_ns() // 1000
+            self.ready = False
+            self.restarts += 1
+
+    def spawn(
+        self, child: Child, spawn: Spawn, on_born: Callable[[int], None], on_failed: Callable[[Failure], None]
+    ) -> None:
+        """Fork `child`. One of the two callbacks is called, perhaps at once: with the pid, or with what went wrong."""
+        spawn.request_id = self._next_request
+        self._next_request += 1
+        self._requests[spawn.request_id] = _Request(child, on_born, on_failed)
+        try:
+            self.ensure()
+            assert self._process is not None
+            fds = [child.control_theirs.fileno(), child.status_theirs]
+            socket.send_fds(self._process.socket, [encode_spawn(spawn)], fds)
+        except OSError as error:
+            self._fail(spawn.request_id, Failure(f"the zygote could not be asked: {error.strerror or error}"))
+
+    def hear(self) -> None:
+        """Read what the zygote has said, now: an answer may be older than a frame that is already here."""
+        self._on_message(0)
+
+    def check_heartbeat(self, monotonic_us: int) -> None:
+        """Kill a zygote that has been silent for too long; its death is handled when it comes."""
+        process = self._process
+        if process is not None and monotonic_us - self._last_beat_us > self._heartbeat_timeout_us:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End the zygote: it has nothing of its own to put in order."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._process.pidfd, signal.SIGKILL)
+            os.waitpid(self._process.pid, 0)
+            self._drop()
+
+    def _on_message(self, _: int) -> None:
+        while self._process is not None:
+            try:
+                message, fds, _flags, _ = socket.recv_fds(self._process.socket, MESSAGE_BYTES, 2)
+            except (BlockingIOError, ConnectionResetError):
+                return
+            if not message:
+                return  # EOF: the pidfd tells the rest
+            self._last_beat_us = time.monotonic_ns() // 1000
+            self.ready = True
+            if message[0] == SPAWNED:
+                self._on_spawned(message, fds)
+            elif message[0] != BEAT:
+                raise ProtocolError(f"the zygote said {message[0]}, which is neither SPAWNED nor BEAT")
+
+    def _on_spawned(self, message: bytes, fds: list[int]) -> None:
+        spawned = decode_spawned(message)
+        request = self._requests.pop(spawned.request_id, None)
+        if request is None or spawned.errno or len(fds) != 1:
+            for fd in fds:
+                os.close(fd)
+            if request is not None:
+                step = spawned.step or "clone"
+                request.on_failed(Failure(f"fork failed at {step}: {os.strerror(spawned.errno)}"))
+            return
+        request.child.give_birth(spawned.pid, fds[0])
+        request.on_born(spawned.pid)
+
+    def _on_death(self, _: int) -> None:
+        assert self._process is not None
+        pid, _status = os.waitpid(self._process.pid, os.WNOHANG)
+        if pid == 0:
+            return
+        self._on_message(0)  # what it answered before it died is still true
+        self._drop()
+        self._reap_unknown()
+        for request_id in list(self._requests):
+            self._fail(request_id, Failure("the zygote died before it answered", zygote_died=True))
+        self.ensure()
+
+    def _drop(self) -> None:
+        assert self._process is not None
+        self._poller.remove(self._process.socket.fileno())
+        self._poller.remove(self._process.pidfd)
+        self._process.socket.close()
+        os.close(self._process.pidfd)
+        self._process = None
+        self.ready = False
+
+    def _fail(self, request_id: int, failure: Failure) -> None:
+        request = self._requests.pop(request_id, None)
+        if request is not None:
+            request.on_failed(failure)
+
+    def _reap_unknown(self) -> None:
+        """Children that the dead zygote forked and could not name any more. They are ours alone, so their pids hold."""
+        known = self._known_pids()
+        for children in Path("/proc/self/task").glob("*/children"):
+            for pid in map(int, children.read_text().split()):
+                if pid not in known:
+                    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                        os.kill(pid, signal.SIGKILL)
+                        os.waitpid(pid, 0)
