@@ -1,0 +1,97 @@
+"""The command `galago-worker`: thin, everything it does is a call of something else."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from worker import logs
+from worker.config import Config, add_options
+from worker.errors import ExitCode, WorkerError
+from worker.launcher import Launcher
+
+DISTRIBUTION = "galago-worker"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments, without the program's name; the process's own by default.
+
+    Returns:
+        An ExitCode. What is wrong with the command line ends in SystemExit 2, as argparse does it.
+    """
+    options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    try:
+        code: int = options.run(options)
+    except WorkerError as exc:
+        _say(sys.stderr, f"galago-worker: {exc}")
+        return exc.exit_code
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="galago-worker", description="A node of Galago: runs tasks as Wasm runners.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="run a worker", allow_abbrev=False, description="Run a worker.")
+    add_options(serve)
+    serve.set_defaults(run=_serve)
+    doctor = commands.add_parser("doctor", help="say which layers of the seal this machine gives")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.set_defaults(run=_doctor)
+    version = commands.add_parser("version", help="say which version this is")
+    version.set_defaults(run=_version)
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    warnings: list[str] = []
+
+    def load() -> Config:
+        warnings.clear()
+        return Config.resolve(vars(options), os.environ, warn=warnings.append)
+
+    config = load()
+    logs.configure(config)
+    for line in warnings:
+        logs.warn(line)
+    return Launcher(config, load, os.environ).run()
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    try:
+        report: Mapping[str, Any] = importlib.import_module("runner.probe").probe()
+    except ImportError:
+        _say(sys.stderr, "galago-worker: this version has no probe of the seal")
+        return ExitCode.INTERNAL
+    if options.json:
+        _say(sys.stdout, json.dumps(report, indent=2, default=str))
+    else:
+        width = max(map(len, report), default=0)
+        for name, value in report.items():
+            _say(sys.stdout, f"{name:<{width}}  {value}")
+    return ExitCode.OK
+
+
+def _version(_: argparse.Namespace) -> int:
+    _say(sys.stdout, f"{DISTRIBUTION} {version_text()}")
+    return ExitCode.OK
+
+
+def version_text() -> str:
+    """This version, as it is installed; `0+source` where it runs from a source tree."""
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "0+source"
+
+
+def _say(stream: Any, text: str) -> None:
+    stream.write(text + "\n")
