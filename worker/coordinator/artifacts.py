@@ -98,6 +98,16 @@ class Artifacts:
         if compilation is not None:
             compilation.cancel()
 
+    def trim(self) -> None:
+        """Let the longest unused go while memory holds too much; the last one used stays.
+
+        For the loop to call when every effect was carried out: until then the core counts on all that were told ready.
+        """
+        for digest in list(self._memory)[:-1]:
+            if self._memory_bytes <= self._cache_bytes:
+                return
+            self._evict(digest)
+
     def kill_overdue(self, monotonic_us: int) -> None:
         """Kill the compilers that have had their time."""
         for compilation in self.compiling.values():
@@ -167,10 +177,6 @@ class Artifacts:
     def _keep(self, digest: str, fd: int, size: int) -> None:
         self._memory[digest] = (fd, size)
         self._memory_bytes += size
-        for old in list(self._memory):
-            if self._memory_bytes <= self._cache_bytes or old == digest:
-                break
-            self._evict(old)
         self._events.ready(digest)
 
     def _evict(self, digest: str) -> None:

@@ -6,6 +6,7 @@ loaded within the seal of a runner.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from worker.coordinator.zygote import Failure, Zygote
 from worker.core.verdict import Exit
 
 COMPILE_JOB_ID = 1
+# How often a fork is tried again because the zygote died over it.
+FORK_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,10 @@ class Compilation:
         self._cancelled = False
         self.started_us = time.monotonic_ns() // 1000
         self._artifact = memfd.create("artifact")
+        self._poller = poller
         self._zygote = zygote
         self._uid = uid
+        self._attempts = FORK_ATTEMPTS
         self.child = Child(poller, self, lambda _: None)
 
     def start(self, module: Path) -> None:
@@ -68,7 +73,8 @@ class Compilation:
         finally:
             os.close(source)
         spawn = Spawn(0, PROFILE_COMPILER, self._uid, self._uid)
-        self._zygote.spawn(self.child, spawn, lambda _pid: self.child.hang_up(), self._failed)
+        failed = functools.partial(self._fork_failed, module)
+        self._zygote.spawn(self.child, spawn, lambda _pid: self.child.hang_up(), failed)
 
     def kill(self, because: str) -> None:
         self._killed = self._killed or because
@@ -96,9 +102,11 @@ class Compilation:
             self._fail(self._killed, deterministic=True)
         elif self._broken is not None:
             self._fail(f"the compiler broke its protocol: {self._broken}")
-        elif outcome is None or exit_.code != 0:
+        elif outcome is None or exit_.signal is not None:
             how = f"died by {exit_.signal}" if exit_.signal else f"ended with status {exit_.code}"
-            self._fail(f"the compiler {how}, most likely at one of its limits", deterministic=True)
+            # Its limits end it by other signals: SIGKILL is the machine's memory that ran out, or somebody's hand.
+            at_limit = exit_.signal != "SIGKILL"
+            self._fail(f"the compiler {how}{', most likely at one of its limits' * at_limit}", deterministic=at_limit)
         elif outcome.reason != "exit":
             self._fail(outcome.detail or outcome.reason, deterministic=outcome.reason == "compile_failed")
         elif os.fstat(self._artifact).st_size == 0:
@@ -107,6 +115,17 @@ class Compilation:
             self._then(Compiled(artifact_fd=self._artifact))
 
     # -- within ------------------------------------------------------------------------------------------------------
+
+    def _fork_failed(self, module: Path, failure: Failure) -> None:
+        self._attempts -= 1
+        if not failure.zygote_died or not self._attempts or self._killed is not None:
+            self._failed(failure)
+            return
+        self.child.close()
+        os.ftruncate(self._artifact, 0)  # one that was forked and never announced may have begun
+        os.lseek(self._artifact, 0, os.SEEK_SET)
+        self.child = Child(self._poller, self, lambda _: None)
+        self.start(module)
 
     def _failed(self, failure: Failure) -> None:
         self.child.close()

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from worker import spawn
+from worker import capabilities, spawn
 from worker.coordinator import memfd
 from worker.coordinator.fetch_wire import (
     MAX_ANSWER_BYTES,
@@ -52,7 +52,13 @@ class Fetch:
             os.write(request_fd, encode_request(request))
             os.lseek(request_fd, 0, os.SEEK_SET)
             fds = {"request": request_fd, "answer": theirs, "file": file_fd}
-            program = spawn.Program(spawn.python("worker.coordinator.fetcher"), env=spawn.python_env(), fds=fds)
+            # To load our code where `--user` can't read it (`worker.reach`); it drops this before it does anything.
+            program = spawn.Program(
+                spawn.python("worker.coordinator.fetcher"),
+                env=spawn.python_env(),
+                fds=fds,
+                capabilities=capabilities.READ_CODE,
+            )
             self._process = start(program)
         except BaseException:
             os.close(self._answer_fd)

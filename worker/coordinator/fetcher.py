@@ -10,6 +10,7 @@ two. The exit code is 0 whenever an answer was written.
 from __future__ import annotations
 
 import contextlib
+import encodings.idna  # noqa: F401 - a host's name is encoded by it, which is imported when that may be too late
 import errno
 import hashlib
 import mmap
@@ -24,6 +25,7 @@ from types import FrameType
 
 from runner import module
 from runner.errors import ModuleRefused
+from worker import capabilities
 from worker.coordinator import fetch_http
 from worker.coordinator.fetch_wire import Answer, Fetched, FetchFailed, FetchRequest, decode_request, encode_answer
 from worker.core.module import Extern
@@ -39,6 +41,7 @@ READ_BYTES = 1024 * 1024
 
 
 def main() -> int:
+    capabilities.drop_all()
     fds = child_fds(os.environ)
     request = _read_request(fds.get("request", 0))
     limit_self(request)

@@ -101,6 +101,7 @@ class Loop:
         self._beat()
         while effects := self._node.take_effects(clock()):
             self._hands.perform(effects)
+        self._artifacts.trim()
 
     def _timeout_s(self) -> float:
         due_us = self._next_beat_us

@@ -100,6 +100,12 @@ class Runners:
 
     def start(self, runner_id: int, slot: int, task: Task, job_id: int, artifact_fd: int) -> None:
         """Fork a runner for the task: its seal, its artifact and its first job are queued before it is born."""
+        try:
+            # Ours until it is born: by another try the cache may have closed its own.
+            artifact_fd = os.dup(artifact_fd)
+        except OSError as error:
+            self._jobs.spawn_failed(runner_id, _no_channel(error), self._clock())
+            return
         self._start(runner_id, slot, task, job_id, artifact_fd, FORK_ATTEMPTS)
 
     def give(self, runner_id: int, task: Task, job_id: int) -> None:
@@ -131,10 +137,12 @@ class Runners:
     # -- within ------------------------------------------------------------------------------------------------------
 
     def _start(self, runner_id: int, slot: int, task: Task, job_id: int, artifact_fd: int, attempts: int) -> None:
+        """One try; `artifact_fd` is closed when it was the last one."""
         listener = RunnerListener(runner_id, self._jobs, self._clock, self._zygote)
         try:
             child = Child(self._poller, listener, lambda _: self._forget(runner_id))
         except OSError as error:
+            os.close(artifact_fd)
             self._jobs.spawn_failed(runner_id, _no_channel(error), self._clock())
             return
         self._children[runner_id] = child
@@ -145,6 +153,7 @@ class Runners:
         spawn = Spawn(0, PROFILE_FILES if mounts else PROFILE_RUNNER, uid, uid, mounts)
 
         def born(pid: int) -> None:
+            os.close(artifact_fd)
             self._jobs.spawned(runner_id, pid, uid)
 
         def failed(failure: Failure) -> None:
@@ -154,6 +163,7 @@ class Runners:
             if failure.zygote_died and not begun and attempts > 1:
                 self._start(runner_id, slot, task, job_id, artifact_fd, attempts - 1)
                 return
+            os.close(artifact_fd)
             reason = Reason.LOST if begun else Reason.INIT_FAILED
             self._jobs.spawn_failed(runner_id, failure.detail, self._clock(), reason)
 

@@ -94,11 +94,11 @@ def from_report(report: Report, context: Context) -> Ended:
 def from_exit(report: Report | None, exit_: Exit, context: Context) -> Ended:
     """The end of a job whose process is gone: its report if it ended in order, else what the death shows.
 
-    A report counts only when BYE followed and the exit was clean. A runner that reported and then died otherwise is
+    A report counts only when BYE followed and no signal ended it. A runner that reported and then died otherwise is
     `crashed`, unless it died by our own hand after its report ("linger").
     """
     if report is not None and context.protocol_error is None:
-        clean = (exit_.code == 0 and context.finished) or context.killed_because == "linger"
+        clean = (exit_.signal is None and context.finished) or context.killed_because == "linger"
         if clean:
             ended = from_report(report, context)
             peak = ended.usage.peak_memory_bytes or exit_.peak_rss_bytes
