@@ -64,6 +64,11 @@ _NO_NEW_CODE: Final = (
         ((2, _PROT_EXEC, 0), (3, _MAP_TYPE, _MAP_PRIVATE)),
     ),
     Rule("mprotect", "growing memories", lacks(2, _PROT_EXEC)),
+    Rule(
+        "memfd_create",
+        "the image of a memory that isn't exported, made at the first instance: the engine copies the data then",
+        action=RET_ERRNO | _ENOSYS,
+    ),
 )
 
 _JOB_CONTROL: Final = (

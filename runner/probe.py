@@ -15,7 +15,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,11 @@ HOW_TO_GET: dict[str, str] = {
 }
 
 
+# Not a layer that every worker has use for: a cgroup is the operator's to name.
+OPTIONAL = frozenset({"cgroup"})
+FULL, REDUCED = "full", "reduced"
+
+
 class ProbeError(RunnerError):
     """The probe itself failed: its interpreter ended badly or printed something else."""
 
@@ -77,11 +82,18 @@ class Finding:
     how_to_get: str = ""
 
 
-def command(root: Path, runner_uid: int, cgroup: str = "") -> list[str]:
-    """The probe's argv. `root` is an empty directory; `runner_uid` the uid to try, 0 where none can be taken."""
+def command(root: Path, runner_uid: int, cgroup: str = "", answer_fd: int = 1) -> list[str]:
+    """The probe's argv.
+
+    Args:
+        root: an empty directory.
+        runner_uid: the uid to try, 0 where none can be taken.
+        cgroup: a cgroup v2 directory to try to join.
+        answer_fd: what it prints its findings to.
+    """
     package_root = str(Path(__file__).resolve().parent.parent)
     code = f"import sys; sys.path.append({package_root!r}); from runner.probe import main; main(sys.argv[1:])"
-    return [sys.executable, "-I", "-E", "-c", code, str(root), str(runner_uid), cgroup]
+    return [sys.executable, "-I", "-E", "-c", code, str(root), str(runner_uid), cgroup, str(answer_fd)]
 
 
 def parse(output: str) -> dict[str, Finding]:
@@ -101,6 +113,11 @@ def parse(output: str) -> dict[str, Finding]:
     if missing:
         raise ProbeError(f"the probe did not tell about {', '.join(sorted(missing))}")
     return {name: found[name] for name in HOW_TO_GET}
+
+
+def level(findings: Mapping[str, Finding]) -> str:
+    """FULL where every layer can be had that isn't optional, else REDUCED."""
+    return FULL if all(finding.ok for name, finding in findings.items() if name not in OPTIONAL) else REDUCED
 
 
 def run(root: Path, runner_uid: int, cgroup: str = "") -> dict[str, Finding]:
@@ -132,7 +149,7 @@ def main(argv: list[str]) -> None:
     root, uid, cgroup = os.fsencode(argv[0]), int(argv[1]), os.fsencode(argv[2])
     forker = Forker()
     for name, trial in _trials(forker, root, uid, cgroup).items():
-        sys.stdout.write(f"{name}\t{trial()}\n")
+        os.write(int(argv[3]), f"{name}\t{trial()}\n".encode())
 
 
 def _trials(forker: Forker, root: bytes, uid: int, cgroup: bytes) -> dict[str, Callable[[], int]]:

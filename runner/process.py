@@ -83,6 +83,7 @@ class Prepared:
         self.mailbox = mailbox
         self.compiler_memory_bytes, self.compiler_cpu_s = compiler
         self.invoker = invoke.Invoker(engine, stub_imports=False)
+        self.invoker.protect_callbacks()
         self.ticker = Ticker(engine, mailbox)
         layers = inheritance.layers
         self.stage_one = seal.plan(seal.STAGE_ONE, layers)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.probe import Finding
 from worker import cli
 from worker.errors import ExitCode
 
@@ -45,13 +46,27 @@ def test_a_wrong_option_ends_with_one_line_and_its_exit_code() -> None:
     assert ended.stderr == expected
 
 
-def test_doctor_shows_the_probe_as_a_table_and_as_json(
+def test_doctor_explains_what_is_missing_as_a_table_and_as_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    probe = type(sys)("runner.probe")
-    probe.probe = lambda: {"seccomp": True, "no_new_privs": False}  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "runner.probe", probe)
-    assert cli.main(["doctor"]) == ExitCode.OK
-    assert capsys.readouterr().out == "seccomp       True\nno_new_privs  False\n"
-    assert cli.main(["doctor", "--json"]) == ExitCode.OK
-    assert json.loads(capsys.readouterr().out) == {"seccomp": True, "no_new_privs": False}
+    found = {"seccomp": Finding(True), "uid": Finding(False, "not permitted", "run as root")}
+    monkeypatch.setattr(cli.probe, "run", lambda _root, _uid: found)
+    assert cli.main(["doctor"]) == ExitCode.REDUCED
+    assert (
+        capsys.readouterr().out
+        == "seal: reduced\nseccomp  yes\nuid      no: not permitted\n         to get it: run as root\n"
+    )
+    assert cli.main(["doctor", "--json"]) == ExitCode.REDUCED
+    told = json.loads(capsys.readouterr().out)
+    assert ("reduced", True, "run as root") == (
+        told["level"],
+        told["layers"]["seccomp"]["ok"],
+        told["layers"]["uid"]["how_to_get"],
+    )
+
+
+def test_doctor_tries_this_machine() -> None:
+    ended = run("doctor", "--json")
+    told = json.loads(ended.stdout)
+    assert {"full": ExitCode.OK, "reduced": ExitCode.REDUCED}[told["level"]] == ended.returncode
+    assert told["layers"]["no_new_privs"]["ok"]

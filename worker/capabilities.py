@@ -176,5 +176,11 @@ def drop_all() -> None:
     write(Sets(0, 0, 0))
 
 
+def permitted_for_zygote() -> frozenset[int]:
+    """What of ZYGOTE the coordinator may hand on: all of it under root's launcher, nothing as an ordinary user."""
+    permitted = read().permitted
+    return frozenset(number for number in ZYGOTE if permitted >> number & 1)
+
+
 def _refused(call: str) -> CapabilityError:
     return CapabilityError(f"{call} failed: {os.strerror(ctypes.get_errno())}")

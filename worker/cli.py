@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import dataclasses
 import importlib.metadata
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from runner import probe
+from runner.errors import RunnerError
 from worker import logs
 from worker.config import Config, add_options
 from worker.errors import ExitCode, WorkerError
@@ -34,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WorkerError as exc:
         _say(sys.stderr, f"galago-worker: {exc}")
         return exc.exit_code
+    except RunnerError as exc:
+        _say(sys.stderr, f"galago-worker: {exc}")
+        return ExitCode.INTERNAL
     return code
 
 
@@ -66,18 +73,20 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    try:
-        report: Mapping[str, Any] = importlib.import_module("runner.probe").probe()
-    except ImportError:
-        _say(sys.stderr, "galago-worker: this version has no probe of the seal")
-        return ExitCode.INTERNAL
+    """Exit code 0 where the seal is full, 1 where a layer is missing."""
+    runner_uid = Config().runner_uid_first if os.geteuid() == 0 else 0
+    with tempfile.TemporaryDirectory(prefix="galago-doctor-") as root:
+        findings = probe.run(Path(root), runner_uid)
     if options.json:
-        _say(sys.stdout, json.dumps(report, indent=2, default=str))
+        layers = {name: dataclasses.asdict(finding) for name, finding in findings.items()}
+        _say(sys.stdout, json.dumps({"level": probe.level(findings), "layers": layers}, indent=2))
     else:
-        width = max(map(len, report), default=0)
-        for name, value in report.items():
-            _say(sys.stdout, f"{name:<{width}}  {value}")
-    return ExitCode.OK
+        _say(sys.stdout, f"seal: {probe.level(findings)}")
+        width = max(map(len, findings))
+        for name, finding in findings.items():
+            told = "yes" if finding.ok else f"no: {finding.why_not}\n{'':<{width}}  to get it: {finding.how_to_get}"
+            _say(sys.stdout, f"{name:<{width}}  {told}")
+    return ExitCode.OK if probe.level(findings) == probe.FULL else ExitCode.REDUCED
 
 
 def _version(_: argparse.Namespace) -> int:

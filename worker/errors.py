@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
 
     OK = 0
     FORCED = 1  # a second SIGTERM or SIGINT: ended at once, not drained
+    REDUCED = 1  # doctor: a layer of the seal is missing
     USAGE = 2
     BOOT_FAILED = 3
     APP_FAILED = 4

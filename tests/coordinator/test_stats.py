@@ -14,10 +14,17 @@ import orjson
 import psutil
 import pytest
 
+from runner.probe import Finding
 from worker.coordinator import stats as module
 from worker.coordinator.stats import Load, RunningTask, Stats
 
 LAYERS = {"seccomp": True, "no_new_privs": True, "uid": True}
+
+
+def findings(layers: dict[str, bool]) -> dict[str, Finding]:
+    return {name: Finding(ok) for name, ok in layers.items()}
+
+
 IDLE = Load({"pending": 2, "completed": 5}, queue_length=2, slots=8, slots_free=7)
 # A child that uses CPU time for as long as it is asked: one line in, 50 ms of work, one line out.
 WORKER = """
@@ -72,7 +79,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def stats(tmp_path: Path, clock: Clock) -> Stats:
-    return Stats("node-7", str(tmp_path), LAYERS, clock=clock)
+    return Stats("node-7", str(tmp_path), lambda: findings(LAYERS), clock=clock)
 
 
 def read(stats: Stats, *running: RunningTask) -> Any:
@@ -128,7 +135,12 @@ def test_a_package_that_is_not_installed_has_no_known_version(monkeypatch: pytes
 @pytest.mark.parametrize(("uid", "level"), [(True, "full"), (False, "reduced")])
 def test_the_level_is_full_when_no_layer_is_missing(tmp_path: Path, uid: bool, level: str) -> None:
     layers = {**LAYERS, "uid": uid}
-    assert {"level": level, "layers": layers} == read(Stats("n", str(tmp_path), layers))["seal"]
+    probed = Stats("n", str(tmp_path), lambda: findings(layers))
+    assert {"level": level, "layers": layers} == read(probed)["seal"]
+
+
+def test_the_level_is_unknown_until_the_probe_has_ended(tmp_path: Path) -> None:
+    assert {"level": None, "layers": {}} == read(Stats("n", str(tmp_path), dict))["seal"]
 
 
 def test_a_running_task_has_its_processs_cpu_time_and_memory(stats: Stats, clock: Clock, child: Child) -> None:

@@ -23,10 +23,13 @@ from worker.coordinator.mac import load_or_create_key
 from worker.coordinator.perform import Hands
 from worker.coordinator.poller import Poller
 from worker.coordinator.runners import Runners, RunnerSettings
+from worker.coordinator.seal_probe import SealProbe
+from worker.coordinator.stats import Load, RunningTask, Stats
 from worker.coordinator.zygote import Zygote
 from worker.coordinator.zygote_program import ZygoteProgram
 from worker.core.jobs import JobSettings
 from worker.core.node import Node, NodeSettings
+from worker.core.task import FINAL, State
 from worker.heartbeat import Heartbeat
 from worker.shared.blobs import Blobs
 from worker.shared.channel import Server
@@ -84,7 +87,7 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
             poller,
             program.start,
             config.heartbeat_timeout_ms * 1000,
-            lambda: {*runners.pids().values(), *artifacts.pids(), *fetches.pids()},
+            lambda: {*runners.pids().values(), *artifacts.pids(), *fetches.pids(), *trial.pids()},
         )
         stack.callback(zygote.close)
         commits = CommitThread(writer)
@@ -115,7 +118,17 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
         stack.callback(fetches.close)
         server = Server(socket.socket(fileno=os.dup(inherited.commands)))
         stack.callback(server.close)
-        hands = Hands(ChannelAnswers(server), commits, artifacts, fetches, runners, lambda: b"{}")
+        trial = SealProbe(poller, data_dir / "run" / "empty", runner_uids)
+        stack.callback(trial.close)
+        stats = Stats(config.worker_name, config.data_dir, lambda: trial.findings)
+        hands = Hands(
+            ChannelAnswers(server),
+            commits,
+            artifacts,
+            fetches,
+            runners,
+            lambda: stats.document(load_of(node, reader)),
+        )
         node.restore(live, digests, clock())
         page = PageWriter(inherited.page)
         page.set_event_seq(writer.event_seq)
@@ -132,6 +145,20 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
             heartbeat=Heartbeat(inherited.beat),
             drain_us=round(config.drain_s * 1_000_000),
         )
+
+
+def load_of(node: Node, reader: TableReader) -> Load:
+    """What the statistics say of the tasks: ends from the table, the rest as the core has it now."""
+    jobs = node.jobs
+    counts = {state.value: number for state, number in reader.counts().items() if state in FINAL}
+    counts |= {state.value: 0 for state in State if state not in FINAL}
+    running = []
+    for live in jobs.live.values():
+        counts[live.task.status.state.value] += 1
+        runner = live.task.status.runner
+        if runner is not None and runner.pid:
+            running.append(RunningTask(live.task.id, runner.pid, live.task.spec.limits.memory_bytes))
+    return Load(counts, len(jobs.queue), jobs.pool.slots, jobs.pool.free, tuple(running))
 
 
 def can_change_uid() -> bool:

@@ -37,7 +37,7 @@ def layer_names(mask: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class RunnerSettings:
-    """`uid_first` + slot is a runner's uid; 0 leaves all with the coordinator's, where an ordinary user has no other."""
+    """`uid_first` + slot is a runner's uid; 0: all have the coordinator's, since an ordinary user has no other."""
 
     uid_first: int
     max_jobs_per_runner: int

@@ -18,10 +18,11 @@ from typing import Any
 import orjson
 import psutil  # type: ignore[import-untyped] # its stubs are a package that nothing else here needs
 
+from runner import probe
+from runner.probe import Finding
+
 SAMPLE_S = 1.0
 PACKAGES = {"worker": "galago-worker", "wasmtime": "wasmtime", "gunicorn": "gunicorn", "falcon": "falcon"}
-# What a runner must have to be `full`; the others are told, and missing ones explained by `doctor`.
-FULL, REDUCED = "full", "reduced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Stats:
     Args:
         node_name: as the manager knows this worker.
         data_dir: whose file system is reported.
-        layers: each layer of the seal and whether runners have it, from the probe at start.
+        seal: gives the findings of the probe at start, empty until it has ended; `doctor` explains what is missing.
         clock: monotonic seconds.
         sample_s: how old what was read from the system may get.
     """
@@ -79,7 +80,7 @@ class Stats:
         self,
         node_name: str,
         data_dir: str,
-        layers: Mapping[str, bool],
+        seal: Callable[[], Mapping[str, Finding]],
         *,
         clock: Callable[[], float] = time.monotonic,
         sample_s: float = SAMPLE_S,
@@ -89,10 +90,8 @@ class Stats:
         self._clock = clock
         self._sample_s = sample_s
         self._started_s = clock()
-        self._fixed = {
-            "versions": versions(),
-            "seal": {"level": FULL if all(layers.values()) else REDUCED, "layers": dict(layers)},
-        }
+        self._seal = seal
+        self._versions = versions()
         self._processes = _Processes()
         self._sampled_s = -sample_s - 1
         self._node: dict[str, Any] = {}
@@ -113,9 +112,15 @@ class Stats:
             "queue": {"length": load.queue_length},
             "runners": {"total": load.slots, "free": load.slots_free},
             "running": [usage for task in load.running if (usage := self._processes.usage(task)) is not None],
-            **self._fixed,
+            "versions": self._versions,
+            "seal": self._read_seal(),
         }
         return orjson.dumps(document)
+
+    def _read_seal(self) -> dict[str, Any]:
+        findings = self._seal()
+        level = probe.level(findings) if findings else None
+        return {"level": level, "layers": {name: finding.ok for name, finding in findings.items()}}
 
     def _read_node(self) -> dict[str, Any]:
         memory = psutil.virtual_memory()

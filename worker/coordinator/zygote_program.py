@@ -57,9 +57,10 @@ class ZygoteProgram:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-            permitted = capabilities.read().permitted
-            needed = frozenset(number for number in capabilities.ZYGOTE if permitted >> number & 1)
-            process = spawn(Program(self._argv, fds={"zygote": theirs.fileno()}, name_fds=False, capabilities=needed))
+            handed_on = capabilities.permitted_for_zygote()
+            process = spawn(
+                Program(self._argv, fds={"zygote": theirs.fileno()}, name_fds=False, capabilities=handed_on)
+            )
         except BaseException:
             ours.close()
             raise
