@@ -91,7 +91,10 @@ def _list_modules() -> Schema:
 
 
 def _add_module() -> Schema:
-    links = {name: {"operationId": name, "parameters": {"digest": "$response.body#/digest"}} for name in ("getModule", "deleteModule")}
+    links = {
+        name: {"operationId": name, "parameters": {"digest": "$response.body#/digest"}}
+        for name in ("getModule", "deleteModule")
+    }
     good = {"201": {**_json("Module", "It is new"), "links": links}, "200": _json("Module", "It was here already")}
     refused = tuple(code for code in KINDS if code.startswith("module_") and KINDS[code].status in (413, 415, 422))
     codes = (*_BODY, *refused)
@@ -242,8 +245,10 @@ def _query(name: str, schema: dict[str, Any], description: str | None = None) ->
 
 
 def _prefer() -> Schema:
-    schema = {"type": "string", "pattern": "^wait=([0-9]|[1-5][0-9]|60)$"}
-    description = f"wait=N: answer when the task is final, or after N seconds, 0 to {MAX_WAIT_S}"
+    description = (
+        f"wait=N: answer when the task is final, or after N seconds, 0 to {MAX_WAIT_S}; others are passed over"
+    )
+    schema = {"type": "string", "examples": ["wait=10"]}
     return {"name": "Prefer", "in": "header", "required": False, "schema": schema, "description": description}
 
 

@@ -1,0 +1,156 @@
+"""The whole worker as an ordinary user without any capability: all limits hold, the seal says what it lacks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e import guests
+from tests.e2e.harness import HELLO, ROOT, Worker, await_dead, pid_of, running, strays, wait_for, wasm
+
+NOBODY = 65534
+FUEL = 10**15
+# What takes capabilities that an ordinary user doesn't have, and what nobody may do without.
+ROOTS_OWN = {"uid"}
+ALWAYS = {"no_new_privs", "seccomp", "rlimits", "landlock", "pdeathsig", "nondumpable", "mdwe"}
+
+
+def loads(python: str, packages: str) -> bool:
+    """Whether an ordinary user can run the worker by this interpreter."""
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": packages}
+    command = [python, "-c", "import wasmtime, falcon, gunicorn, msgspec, orjson, psutil, uvloop, worker.cli"]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, check=False
+        )
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def how() -> dict[str, Any]:
+    """Keywords for an ordinary user's worker. Root's interpreter may lie in its home; then the system's has to do."""
+    if os.geteuid() != 0:
+        return {}
+    packages = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
+    system = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    for python in (sys.executable, system):
+        if loads(python, packages):
+            env = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "PYTHONPATH": packages}
+            return {"user": NOBODY, "python": [python], "env": env}
+    pytest.skip(f"neither {sys.executable} nor {system} with its packages can be run by uid {NOBODY}")
+
+
+@pytest.fixture(scope="module")
+def worker(place: Path, how: dict[str, Any]) -> Iterator[Worker]:
+    with running(place / "data", "--max-runners", "2", **how) as worker:
+        yield worker
+
+
+def call(worker: Worker, export: str, *params: Any, **task: Any) -> dict[str, Any]:
+    digest = worker.upload(wasm(guests.SLEEPER))
+    return worker.run(digest, entry={"export": export, "params": list(params)}, **task)
+
+
+def test_nobody_of_the_worker_has_another_uid_or_a_capability_outside_of_a_user_namespace(worker: Worker) -> None:
+    """The zygote has some within its own, where the kernel lets it make one; runners have none even there."""
+    job = worker.start_running(worker.upload(wasm(guests.SLEEPER)), entry={"export": "block"})
+    tree = worker.tree()
+    assert job["runner"]["pid"] in {process.pid for process in tree}
+    uid, zygote = worker.one("launcher").uids().real, worker.one("zygote")
+    assert uid != 0
+    for process in tree:
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+        assert [str(uid)] * 4 == status["Uid"].split()
+        if process.pid == zygote.pid and namespace_of(zygote.pid) != namespace_of(tree[0].pid):
+            continue
+        assert ("0" * 16, "0" * 16) == (status["CapPrm"], status["CapEff"]), process
+    worker.order_stop(job["id"], force=True)
+    worker.await_end(job["id"])
+
+
+def namespace_of(pid: int) -> str:
+    return os.readlink(f"/proc/{pid}/ns/user")
+
+
+@pytest.mark.parametrize("isolation", ["process", "instance"])
+def test_a_command_runs(worker: Worker, isolation: str) -> None:
+    task = worker.run(worker.upload(wasm(HELLO)), isolation=isolation)
+    assert ("completed", "exit", b"hello world\n") == (task["state"], task["reason"], worker.stdout(task["id"]))
+
+
+def test_the_seal_is_reduced_and_says_so(worker: Worker) -> None:
+    job = worker.start_running(worker.upload(wasm(guests.SLEEPER)), entry={"export": "block"})
+    layers = set(job["runner"]["layers"])
+    worker.order_stop(job["id"], force=True)
+    worker.await_end(job["id"])
+    assert (set(), set()) == (ROOTS_OWN & layers, ALWAYS - layers)
+
+
+@pytest.mark.parametrize("isolation", ["process", "instance"])
+def test_all_three_lines_hold(worker: Worker, isolation: str) -> None:
+    ended = [
+        call(worker, "loop", limits={"fuel": 100_000}, isolation=isolation),
+        call(worker, "loop", limits={"fuel": FUEL, "wall_ms": 400}, isolation=isolation),
+        call(worker, "block", limits={"wall_ms": 300}, isolation=isolation),
+    ]
+    assert ["fuel", "deadline", "killed_deadline"] == [task["reason"] for task in ended]
+    assert [b"before\n"] * 3 == [worker.stdout(task["id"]) for task in ended]
+
+
+def test_memory_and_output_are_capped(worker: Worker) -> None:
+    digest = worker.upload(wasm(guests.GROWER))
+    assert "oom_guest" == worker.run(digest, entry={"export": "hog"}, limits={"memory_bytes": 1 << 22})["reason"]
+    digest = worker.upload(wasm(guests.FLOOD))
+    flood = worker.run(digest, entry={"export": "fill", "params": [1]}, limits={"output_bytes": 1000, "fuel": FUEL})
+    assert ("output_limit", 1000) == (flood["reason"], len(worker.stdout(flood["id"])))
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_blocked_job_is_stopped(worker: Worker, force: bool) -> None:
+    job = worker.start_running(worker.upload(wasm(guests.SLEEPER)), entry={"export": "block"})
+    worker.order_stop(job["id"], force)
+    ended = worker.await_end(job["id"])
+    assert ("completed", "stopped", job["runner"]["pid"]) == (ended["state"], ended["reason"], pid_of(ended))
+
+
+def test_a_module_that_does_not_compile_and_one_that_does(worker: Worker) -> None:
+    assert "compile_failed" == worker.run(worker.upload(wasm(guests.INVALID)))["reason"]
+    assert "completed" == worker.run(worker.upload(wasm(guests.unique(1))))["state"]
+
+
+def test_mounts_without_the_means_are_refused_and_not_run_open(worker: Worker) -> None:
+    mounts = [{"volume": "corpus", "guest": "/data"}]
+    answer = worker.post(module={"digest": worker.upload(wasm(HELLO))}, mounts=mounts)
+    assert (422, "mount_refused") == worker.refused(answer)
+
+
+@pytest.mark.parametrize("role", ["zygote", "coordinator", "master"])
+def test_what_dies_comes_back(worker: Worker, role: str) -> None:
+    struck = worker.one(role)
+    struck.kill()
+    await_dead([struck], "it was killed")
+    wait_for(lambda: worker.role(role), f"there is a {role} again")
+    worker.await_ready()
+    wait_for(lambda: len(worker.role("api")) == 2, "all API workers are there")
+    assert "completed" == worker.run(worker.upload(wasm(HELLO)))["state"]
+    assert [] == strays(worker)
+
+
+def test_the_launchers_death_ends_all(place: Path, how: dict[str, Any]) -> None:
+    with running(place / "killed", **how) as worker:
+        job = worker.start_running(worker.upload(wasm(guests.SLEEPER)), entry={"export": "block"})
+        tree = worker.tree()
+        assert job["runner"]["pid"] in {process.pid for process in tree}
+        worker.kill()
+        await_dead(tree, "their launcher is dead")
+        assert [] == strays(worker)
+        worker.start()
+        assert "lost" == worker.await_end(job["id"])["reason"]
