@@ -36,6 +36,8 @@ from worker.shared.channel import Server
 from worker.shared.page import PageWriter
 from worker.shared.table import TableReader, TableWriter
 
+# Longer than a short job takes, shorter than anybody looks.
+LAZY_COMMIT_US = 20_000
 TABLE_NAME = "table.sqlite"
 
 
@@ -54,7 +56,12 @@ def node_settings(config: Config) -> NodeSettings:
     jobs = JobSettings(
         slots=config.max_runners, init_us=config.init_ms * 1000, stop_grace_us=config.stop_grace_ms * 1000
     )
-    return NodeSettings(jobs, max_queued=config.max_queued, max_open_per_token=config.max_open_tasks_per_token)
+    return NodeSettings(
+        jobs,
+        max_queued=config.max_queued,
+        max_open_per_token=config.max_open_tasks_per_token,
+        lazy_commit_us=LAZY_COMMIT_US,
+    )
 
 
 @contextmanager

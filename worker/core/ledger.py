@@ -17,7 +17,9 @@ from worker.core.task import Task
 from worker.core.timers import Timer, Timers
 
 RETRY_US = 1_000_000
+# Awake is all that these want to be: `flush` sees what is to be done.
 RETRY = Timer("recommit", "")
+LAZY = Timer("lazy", "")
 
 Answers = tuple[tuple[Origin, Reply], ...]
 
@@ -40,6 +42,7 @@ class _Record:
     answers: Answers = ()
     spec_changed: bool = False
     under_way: _UnderWay | None = None
+    changed_at_us: int = 0
 
 
 @dataclass(slots=True)
@@ -50,9 +53,15 @@ class _UnderWay:
 
 
 class Ledger:
-    """The commits under way and the updates that wait for their turn."""
+    """The commits under way and the updates that wait for their turn.
 
-    def __init__(self, timers: Timers, effects: list[Effect]) -> None:
+    Args:
+        lazy_us: how long a change may wait that nobody waits for, neither an end nor an order. A short job's whole
+            story is then one commit instead of three; what is shown is late by that much.
+    """
+
+    def __init__(self, timers: Timers, effects: list[Effect], lazy_us: int = 0) -> None:
+        self._lazy_us = lazy_us
         self._timers = timers
         self._effects = effects
         self._next_ticket = 1
@@ -96,13 +105,13 @@ class Ledger:
         if now.monotonic_us < self._refused_until_us:
             return
         for task_id, record in list(self._dirty.items()):
-            if record.under_way is not None:
+            if record.under_way is not None or self._can_wait(record, now):
                 continue
             task = record.task
             wrote = task.final and task.status.started_at_us is not None
             change = UpdateTask(task, record.notes, fsync_output=wrote, spec_changed=record.spec_changed)
             record.under_way = _UnderWay(change, record.answers, record)
-            record.notes, record.answers, record.spec_changed = (), (), False
+            record.notes, record.answers, record.spec_changed, record.changed_at_us = (), (), False, 0
             self._commit(record.under_way)
             del self._dirty[task_id]
 
@@ -124,6 +133,17 @@ class Ledger:
         if record.task.id not in self._dirty:
             del self._records[record.task.id]
         return Settled(entry.change, result, entry.answers)
+
+    def _can_wait(self, record: _Record, now: Now) -> bool:
+        status = record.task.status
+        if not self._lazy_us or record.task.final or record.answers or status.stopping:
+            return False
+        record.changed_at_us = record.changed_at_us or now.monotonic_us
+        due_us = record.changed_at_us + self._lazy_us
+        if now.monotonic_us >= due_us:
+            return False
+        self._timers.set_earlier(LAZY, due_us)
+        return True
 
     def _commit(self, entry: _UnderWay) -> None:
         self._under_way[self._next_ticket] = entry

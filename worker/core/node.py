@@ -37,7 +37,7 @@ from worker.core.commands import (
 from worker.core.effects import Answer, AnswerStats, Effect, Origin, RemoveModule
 from worker.core.events import ModuleFetched
 from worker.core.jobs import Jobs, JobSettings
-from worker.core.ledger import RETRY, Answers, Ledger, Settled
+from worker.core.ledger import LAZY, RETRY, Answers, Ledger, Settled
 from worker.core.module import Module
 from worker.core.task import Reason, State, Task
 from worker.core.timers import Timer, Timers
@@ -45,11 +45,13 @@ from worker.core.timers import Timer, Timers
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """`max_queued`: tasks that wait, all together; `max_open_per_token`: tasks that one token has alive."""
+    """`max_queued`: tasks that wait, all together; `max_open_per_token`: tasks that one token has alive;
+    `lazy_commit_us`: see `Ledger`."""
 
     jobs: JobSettings
     max_queued: int = 10_000
     max_open_per_token: int = 10_000
+    lazy_commit_us: int = 0
 
 
 class Node:
@@ -59,7 +61,7 @@ class Node:
         self.settings = settings
         self.timers = Timers()
         self.effects: list[Effect] = []
-        self.ledger = Ledger(self.timers, self.effects)
+        self.ledger = Ledger(self.timers, self.effects, settings.lazy_commit_us)
         self.modules: set[str] = set()
         self.jobs = Jobs(settings.jobs, self.timers, self.effects, self.modules)
         self.draining = False
@@ -144,7 +146,7 @@ class Node:
             if timer.kind == "watch":
                 task_id, origin = self._end_watch(timer)
                 self.effects.append(Answer(origin, Done(created=False, task_id=task_id)))
-            elif timer != RETRY:  # for RETRY it is enough to be awake: `take_effects` offers again what was refused
+            elif timer not in (RETRY, LAZY):  # for these it is enough to be awake: `take_effects` flushes the ledger
                 self.jobs.timer_due(timer, now)
 
     def take_effects(self, now: Now) -> list[Effect]:

@@ -28,6 +28,11 @@ class Timers:
             self._heap = [(due, t.kind, str(t.subject), t) for t, due in self._due.items()]
             heapq.heapify(self._heap)
 
+    def set_earlier(self, timer: Timer, due_us: int) -> None:
+        """Set it, unless it is due before that anyway."""
+        if due_us < self._due.get(timer, due_us + 1):
+            self.set(timer, due_us)
+
     def cancel(self, timer: Timer) -> None:
         self._due.pop(timer, None)
 
