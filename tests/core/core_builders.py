@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from worker.core.changes import Applied, Result, UpdateTask
 from worker.core.clock import Now
 from worker.core.commands import AddTask, Command, Reply
-from worker.core.effects import Answer, Commit, Effect
+from worker.core.effects import Answer, Commit, Effect, GiveJob, StartRunner
 from worker.core.events import Ended, ModuleFetched, Recovered, RunnerStarted, SlotAssigned, StopRequested, TaskEvent
 from worker.core.jobs import JobSettings
 from worker.core.module import Module
@@ -24,6 +25,8 @@ CREATED_US = 1_700_000_000_000_000
 START = Now(CREATED_US + 1_000, 50_000_000)
 
 SECOND_US = 1_000_000
+COMPLETED = (State.COMPLETED, Reason.EXIT)
+CRASHED = (State.FAILED, Reason.CRASHED)
 CLEAN = Exit(code=0, cpu_us=700, peak_rss_bytes=9_000_000)
 KILLED = Exit(signal="SIGKILL", cpu_us=800, peak_rss_bytes=9_000_000)
 
@@ -180,3 +183,20 @@ class Driver:
 
 def with_limits(spec: TaskSpec, **limits: int) -> TaskSpec:
     return replace(spec, limits=Limits(**limits))
+
+
+def of(kind: type[Effect], effects: list[Effect]) -> list[Effect]:
+    return [effect for effect in effects if isinstance(effect, kind)]
+
+
+def starts(effects: list[Effect]) -> list[str]:
+    """The ids of the tasks that get a runner, made or warm."""
+    return [effect.task.id for effect in effects if isinstance(effect, StartRunner | GiveJob)]
+
+
+def says_started(job_id: int) -> Callable[[Driver], None]:
+    return lambda driver: driver.node.jobs.job_started(1, job_id, driver.now)
+
+
+def says_outcome(job_id: int, report: Report | None = None) -> Callable[[Driver], None]:
+    return lambda driver: driver.node.jobs.job_reported(1, job_id, report or exited_ok(), driver.now)

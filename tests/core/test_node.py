@@ -19,7 +19,7 @@ from core_builders import (
     warm_spec,
 )
 
-from worker.core.changes import Applied, DropModule, InsertModule, InsertTask, Note, Replay, UpdateTask, WriteFailed
+from worker.core.changes import InsertTask, Note, Replay, UpdateTask, WriteFailed
 from worker.core.commands import (
     AddModule,
     AddTask,
@@ -36,14 +36,10 @@ from worker.core.effects import (
     Answer,
     AnswerStats,
     CloseRunner,
-    Commit,
     Effect,
     InterruptJob,
-    PrepareArtifact,
-    RemoveModule,
     StartFetch,
 )
-from worker.core.events import ModuleFetched
 from worker.core.ledger import RETRY_US
 from worker.core.task import Reason, State
 from worker.core.verdict import Exit
@@ -53,19 +49,6 @@ FULL = WriteFailed("storage_full", "no room")
 KEY = Idempotency("key", "body")
 UNTIL_US = START.monotonic_us + 60 * SECOND_US
 NEW = make_module("sha256:" + "c" * 64)
-
-
-@pytest.fixture
-def driver() -> Driver:
-    return Driver()
-
-
-@pytest.fixture
-def slow() -> Driver:
-    """A node whose disk answers when the test says so."""
-    driver = Driver()
-    driver.holding = True
-    return driver
 
 
 def answers(effects: list[Effect]) -> list[Effect]:
@@ -80,7 +63,7 @@ def add(task_id: str = "t1", **fields: object) -> AddTask:
     return AddTask(**{"task_id": task_id, "token": "token", "spec": make_spec(), **fields})  # type: ignore[arg-type]
 
 
-# -- adding ----------------------------------------------------------------------------------------------------------
+# -- adding -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_task_is_answered_when_its_row_is_on_disk(slow: Driver) -> None:
@@ -179,7 +162,7 @@ def test_statistics_are_asked_for_and_not_worked_out_here(driver: Driver) -> Non
     assert [AnswerStats("client")] == driver.command(ReadStats())
 
 
-# -- stopping --------------------------------------------------------------------------------------------------------
+# -- stopping ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_stop_is_answered_when_the_order_is_on_disk(driver: Driver) -> None:
@@ -241,7 +224,7 @@ def test_a_stop_of_a_task_that_was_not_written_after_all_is_answered(slow: Drive
     assert [Answer("client", Refused(FULL.code, FULL.detail)), Answer("stopper", Done(False, "t1"))] == slow.take()
 
 
-# -- watching --------------------------------------------------------------------------------------------------------
+# -- watching ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_watch_is_answered_when_the_end_is_on_disk(driver: Driver) -> None:
@@ -314,155 +297,7 @@ def test_nobody_watches_for_those_who_are_gone(slow: Driver) -> None:
     assert (State.FAILED, Reason.STOPPED) == slow.ended("t2")
 
 
-# -- modules ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("created", [True, False])
-def test_a_module_is_known_when_it_is_on_disk(slow: Driver, created: bool) -> None:
-    assert [] == slow.command(AddModule(NEW, "blob"))
-    assert ([InsertModule(NEW, "blob")], False) == (held_changes(slow), NEW.digest in slow.node.modules)
-    slow.release(Applied(created))
-    assert [Answer("client", Done(created=created))] == slow.take()
-    assert NEW.digest in slow.node.modules
-
-
-def test_a_module_that_the_disk_refused_is_not_known(slow: Driver) -> None:
-    slow.command(AddModule(NEW, "blob"))
-    slow.release(FULL)
-    assert [Answer("client", Refused("storage_full", "no room"))] == slow.take()
-    assert NEW.digest not in slow.node.modules
-
-
-def test_a_deleted_modules_files_go_after_its_row(slow: Driver) -> None:
-    assert [] == slow.command(DeleteModule(DIGEST))
-    assert ([DropModule(DIGEST)], False) == (held_changes(slow), DIGEST in slow.node.modules)
-    slow.release()
-    assert [RemoveModule(DIGEST), Answer("client", Done())] == slow.take()
-
-
-def test_a_module_whose_row_could_not_go_stays(slow: Driver) -> None:
-    slow.command(DeleteModule(DIGEST))
-    slow.release(FULL)
-    assert [Answer("client", Refused("storage_full", "no room"))] == slow.take()
-    assert DIGEST in slow.node.modules
-
-
-def test_an_unknown_module_can_not_be_deleted(driver: Driver) -> None:
-    assert [Refused("module_unknown", f"no module {NEW.digest} is here")] == driver.ask(DeleteModule(NEW.digest))
-
-
-@pytest.mark.parametrize("written", [True, False])
-def test_a_module_in_use_can_not_be_deleted(slow: Driver, written: bool) -> None:
-    slow.command(add())
-    if written:
-        slow.release()
-    slow.take()
-    replies = slow.ask(DeleteModule(DIGEST))
-    assert ["module_in_use"] == [reply.code for reply in replies if isinstance(reply, Refused)]
-
-
-def test_no_task_is_added_to_a_module_that_goes(slow: Driver) -> None:
-    slow.command(DeleteModule(DIGEST))
-    assert ["module_unknown"] == [reply.code for reply in slow.ask(add()) if isinstance(reply, Refused)]
-
-
-def test_a_module_sent_again_while_it_goes_comes_after_its_files_went(slow: Driver) -> None:
-    slow.command(DeleteModule(DIGEST), "deleter")
-    assert [] == slow.command(AddModule(make_module(), "blob"), "sender")
-    assert [DropModule(DIGEST)] == held_changes(slow)
-    drop, slow.held = slow.held[0], []
-    slow.commit(drop)
-    effects = slow.node.take_effects(slow.now)
-    assert [RemoveModule(DIGEST), Answer("deleter", Done()), Commit(2, InsertModule(make_module(), "blob"))] == effects
-    slow.node.committed(2, Applied(), slow.now)
-    assert ([Answer("sender", Done())], True) == (slow.take(), DIGEST in slow.node.modules)
-
-
-def test_a_module_sent_again_before_it_was_deleted_is_gone_after_all(slow: Driver) -> None:
-    slow.command(AddModule(make_module(), "blob"), "sender")
-    slow.command(DeleteModule(DIGEST), "deleter")
-    insert, drop = slow.held
-    slow.commit(insert, Applied(created=False))
-    assert ([Answer("sender", Done(created=False))], False) == (slow.take(), DIGEST in slow.node.modules)
-    slow.commit(drop)
-    assert [RemoveModule(DIGEST), Answer("deleter", Done())] == slow.take()
-
-
-# -- modules by URL --------------------------------------------------------------------------------------------------
-
-BY_URL = make_spec(digest=None, url=URL)
-FETCHED = ModuleFetched(NEW.digest)
-FETCHING = make_task(digest=None, url=URL)
-
-
-def test_a_fetched_module_is_on_disk_before_its_tasks_go_on(slow: Driver) -> None:
-    for task_id in ("t1", "t2"):
-        task = make_task(task_id, digest=None, url=URL)
-        slow.node.jobs.admit(task, slow.now)
-        slow.node.module_fetched(NEW, f"blob of {task_id}", task, FETCHED)
-    effects = slow.take()
-    assert [StartFetch, StartFetch] == [type(effect) for effect in effects]
-    inserts = [InsertModule(NEW, f"blob of {task_id}", "token") for task_id in ("t1", "t2")]
-    assert inserts == held_changes(slow)
-    slow.release()
-    assert [PrepareArtifact(NEW.digest)] == slow.take()
-    assert {NEW.digest} == {live.task.spec.digest for live in slow.node.jobs.live.values()}
-    assert (True, {}) == (NEW.digest in slow.node.modules, slow.node._fetched)
-
-
-def test_a_fetched_module_that_the_disk_refused_fails_its_task(driver: Driver) -> None:
-    driver.add(spec=BY_URL)
-    driver.holding = True
-    driver.node.module_fetched(NEW, "blob", FETCHING, FETCHED)
-    driver.settle()
-    driver.release(FULL)
-    assert ((State.FAILED, Reason.FETCH_FAILED), "no room") == (driver.ended(), driver.status().detail)
-
-
-def test_a_fetched_module_whose_task_was_stopped_is_kept(driver: Driver) -> None:
-    driver.add(spec=BY_URL)
-    driver.command(StopTask("t1"))
-    driver.node.module_fetched(NEW, "blob", FETCHING, FETCHED)
-    assert ([], True) == (driver.take(), NEW.digest in driver.node.modules)
-
-
-def test_a_fetched_module_that_its_task_can_not_use_is_kept(driver: Driver) -> None:
-    driver.add(spec=BY_URL)
-    driver.take()
-    driver.node.module_fetched(NEW, "blob", FETCHING, None)
-    driver.node.jobs.refused("t1", Reason.LINK_FAILED, "no export add", driver.now)
-    assert ([], True) == (driver.take(), NEW.digest in driver.node.modules)
-    assert (State.FAILED, Reason.LINK_FAILED) == driver.ended()
-
-
-def test_a_module_that_was_just_fetched_is_in_use(driver: Driver) -> None:
-    driver = Driver(modules=(NEW.digest,))
-    driver.add(spec=BY_URL)
-    driver.holding = True
-    driver.node.module_fetched(NEW, "blob", FETCHING, FETCHED)
-    replies = driver.ask(DeleteModule(NEW.digest))
-    assert ["module_in_use"] == [reply.code for reply in replies if isinstance(reply, Refused)]
-
-
-def test_a_module_that_is_fetched_while_it_goes_comes_back_after_its_files_went(driver: Driver) -> None:
-    driver = Driver(modules=(NEW.digest,))
-    driver.add(spec=BY_URL)
-    driver.take()
-    driver.holding = True
-    driver.command(AddModule(NEW, "first"), "sender")
-    driver.command(DeleteModule(NEW.digest), "deleter")
-    driver.node.module_fetched(NEW, "second", FETCHING, FETCHED)
-    insert, drop = driver.held
-    driver.commit(insert, Applied(created=False))
-    assert [Answer("sender", Done(created=False))] == driver.take()
-    driver.commit(drop)
-    assert [RemoveModule(NEW.digest), Answer("deleter", Done())] == driver.take()
-    assert InsertModule(NEW, "second", "token") == driver.held[-1].change
-    driver.commit(driver.held[-1])
-    assert [PrepareArtifact(NEW.digest)] == driver.take()
-
-
-# -- the disk --------------------------------------------------------------------------------------------------------
+# -- the disk ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_task_that_changed_often_in_a_round_is_written_once(slow: Driver) -> None:
@@ -495,7 +330,7 @@ def test_a_full_disk_stops_no_task_and_loses_nothing_of_its_story(slow: Driver) 
     assert ((State.COMPLETED, Reason.EXIT), set(), {}) == (slow.ended(), slow.timers, slow.node._open)
 
 
-# -- restart, drain --------------------------------------------------------------------------------------------------
+# -- restart, drain ---------------------------------------------------------------------------------------------------
 
 
 def test_a_restored_node_counts_what_is_open_and_knows_its_modules() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,18 @@ from worker.config import Config
 
 EXAMPLES = 30
 # What a request that the document allows may still be refused for: what only the module, the operator or an earlier
-# answer can say; and 1.0, which JSON Schema takes for an integer.
-BEYOND_A_SCHEMA = {"entry_invalid", "import_unknown", "url_refused", "module_malformed", "field_range", "field_type"}
+# request can say; and 1.0, which JSON Schema takes for an integer.
+BEYOND_A_SCHEMA = {
+    *("entry_invalid", "import_unknown", "url_refused", "module_malformed", "idempotency_mismatch"),
+    *("field_range", "field_type"),
+}
 
 DOCUMENT = document(Config(), with_tokens=False)
 MODULE = jsonschema.Draft202012Validator(DOCUMENT["components"]["schemas"]["Post"]["properties"]["module"])
 schema = schemathesis.openapi.from_dict(DOCUMENT)
 schemathesis.openapi.media_type("application/wasm", st.just(wasm(EXPORTS)) | st.binary(max_size=64))
-here: dict[str, str] = {}  # what is in the worker, by the path parameter that names it
+# What is in the worker, by the path parameter that names it; the task is known once it has run.
+here = {"digest": f"sha256:{hashlib.sha256(wasm(HELLO)).hexdigest()}", "task_id": ""}
 
 
 @schemathesis.serializer("application/wasm")
@@ -54,7 +59,7 @@ def map_path_parameters(context: Any, parameters: Any) -> Any:
 def worker(place: Path) -> Iterator[Worker]:
     started = Worker(place / "data")
     started.start()
-    here["digest"] = started.upload(wasm(HELLO))
+    assert here["digest"] == started.upload(wasm(HELLO))
     here["task_id"] = started.run(here["digest"])["id"]
     yield started
     assert 0 == started.stop()

@@ -15,12 +15,13 @@ from worker.api.asgi import Receive, Scope, Send, send_problem
 from worker.api.hosts import Hosts, is_loopback
 from worker.api.incoming import KEY, Incoming
 from worker.api.paths import check_path
-from worker.api.problems import Problem, not_allowed
+from worker.api.problems import Problem, not_allowed, route_unknown
 from worker.api.resource import Resource
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
 # Load balancers and kubelets ask these by address, under any name.
 HEALTH_PATHS = frozenset(("/livez", "/healthz", "/readyz"))
+CALLS_ONLY = "galago.calls_only"  # set by the server for what came by --calls-bind
 
 
 # Falcon wants dicts where ASGI says mappings, and that is what servers give.
@@ -51,15 +52,18 @@ class Edge:
             return
         if scope["type"] != "http":
             raise NotImplementedError(f"this worker speaks HTTP, not {scope['type']}")
+        raw_path = scope.get("raw_path") or scope["path"].encode()
         try:
-            path = check_path(scope.get("raw_path") or scope["path"].encode())
+            if scope["method"] not in METHODS:  # CONNECT's target is no path
+                raise self._method_not_allowed(scope["method"], raw_path.decode("latin-1"))
+            path = check_path(raw_path)
             incoming = Incoming(scope, receive, self._max_header_bytes)
             scope["path"], scope[KEY] = path, incoming
             # The way of function calls (DESIGN 4) leaves here, before what is asked of control routes alone.
+            if scope.get(CALLS_ONLY):
+                raise route_unknown(path)
             if path not in HEALTH_PATHS:
                 self._check_peer(scope, incoming)
-            if scope["method"] not in METHODS:
-                raise self._method_not_allowed(scope["method"], path)
         except Problem as problem:
             await send_problem(send, problem, with_body=scope["method"] != "HEAD")
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import falcon
 from falcon.asgi import Request, Response
@@ -39,11 +39,9 @@ def incoming_of(req: Request) -> Incoming:
     return incoming
 
 
-def answer(resp: Response, document: bytes, status: str = falcon.HTTP_200, headers: Any = None) -> None:
+def answer(resp: Response, document: bytes, status: str = falcon.HTTP_200) -> None:
     """Give a JSON document."""
     resp.status = status
     resp.data = document
     resp.content_type = JSON
     resp.set_header("cache-control", "no-store")
-    if headers:
-        resp.set_headers(headers)

@@ -1,0 +1,108 @@
+"""The document: valid, complete, and the same as what is answered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jsonschema
+import pytest
+from api_client import Api
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from test_auth import line
+from test_codes import PRODUCE
+
+from worker.api.app import routes
+from worker.api.auth import Tokens
+from worker.api.problems import KINDS
+
+Make = Callable[..., Api]
+# Refused before a route is known, or by methods that aren't in the document.
+NOT_AN_OPERATIONS = {"route_unknown", "method_not_allowed"}
+
+
+@pytest.fixture(scope="module")
+def document(shared_api: Api) -> dict[str, Any]:
+    answer = shared_api.get("/openapi.json")
+    assert (200, "application/json") == (answer.status, answer.headers["content-type"])
+    found: dict[str, Any] = answer.json
+    return found
+
+
+def validator(document: dict[str, Any], schema: dict[str, Any]) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator({**schema, "components": document["components"]})
+
+
+def test_it_is_valid(document: dict[str, Any]) -> None:
+    OpenAPIV31SpecValidator(document).validate()
+
+
+def test_it_has_every_route_and_every_method(shared_api: Api, document: dict[str, Any]) -> None:
+    there = {
+        path: {method.lower() for method in resource.allowed} - {"head", "options"}
+        for path, resource in routes(shared_api.services).items()
+    }
+    assert there == {path: set(operations) for path, operations in document["paths"].items()}
+
+
+def test_it_has_every_code_that_can_be_produced(make_api: Make) -> None:
+    with_tokens = make_api(tokens=Tokens.parse(line("a", "read"), "a test")).get("/openapi.json").json
+    listed = set()
+    for operations in with_tokens["paths"].values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                if int(status) >= 400:
+                    codes = response["description"].split(", ")
+                    assert {int(status)} == {KINDS[code].status for code in codes}
+                    listed |= set(codes)
+    assert set(PRODUCE) - NOT_AN_OPERATIONS == listed - {"signature_refused"}
+
+
+def test_scopes_are_in_it_where_tokens_are_asked_for(make_api: Make, document: dict[str, Any]) -> None:
+    assert "securitySchemes" not in document["components"]
+    guarded = make_api(tokens=Tokens.parse(line("a", "read"), "a test")).get("/openapi.json").json
+    assert [{"token": ["run"]}] == guarded["paths"]["/tasks"]["post"]["security"]
+    assert "401" in guarded["paths"]["/tasks"]["post"]["responses"]
+    assert "security" not in guarded["paths"]["/livez"]["get"]
+    OpenAPIV31SpecValidator(guarded).validate()
+
+
+def test_answers_are_what_it_says(api: Api, digest: str, document: dict[str, Any]) -> None:
+    def check(name: str, answer: Any) -> None:
+        validator(document, {"$ref": f"#/components/schemas/{name}"}).validate(answer)
+
+    task = {
+        "kind": "job",
+        "module": {"digest": digest},
+        "entry": {"export": "mix", "params": ["1", "NaN", 2.5]},
+        "env": {"A": "b"},
+        "labels": {"team": "a"},
+    }
+    check("Post", task)
+    posted = api.post(task)
+    assert 201 == posted.status
+    check("Task", posted.json)
+    check("TaskPage", api.get("/tasks").json)
+    check("Module", api.get(f"/modules/{digest}").json)
+    check("ModulePage", api.get("/modules").json)
+    check("Ready", api.get("/readyz").json)
+    check("Problem", api.get("/nowhere").json)
+    assert [] != list(validator(document, {"$ref": "#/components/schemas/Task"}).iter_errors({"id": "x"}))
+
+
+def test_patterns_are_of_the_dialect_that_others_read(document: dict[str, Any]) -> None:
+    """ECMA-262 has neither `\\Z` nor `(?P<`."""
+
+    def patterns(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            own = [node["pattern"]] if isinstance(node.get("pattern"), str) else []
+            return own + [found for value in node.values() for found in patterns(value)]
+        return [found for value in node for found in patterns(value)] if isinstance(node, list) else []
+
+    found = set(patterns(document))
+    assert len(found) > 8
+    for pattern in found:
+        assert re.compile(pattern)
+        assert pattern.startswith("^")
+        assert "\\Z" not in pattern
