@@ -73,7 +73,10 @@ class Config:
     file_dirs: tuple[str, ...] = _option((), "directory below which `file:` module URLs may lie; may be repeated")
     fetch_allow: tuple[str, ...] = _option((), "host or address to fetch from though it isn't global; may be repeated")
     callback_allow: tuple[str, ...] = _option((), "host that callbacks may go to; may be repeated")
-    allowed_hosts: tuple[str, ...] = _option((), "Host that control routes answer to; may be repeated; none: any")
+    allowed_hosts: tuple[str, ...] = _option(
+        (),
+        "Host that control routes answer to; may be repeated; none: any with tokens, else IP addresses and localhost",
+    )
     allowed_origins: tuple[str, ...] = _option((), "foreign Origin that control routes allow; may be repeated")
 
     # How much at once

@@ -63,6 +63,7 @@ class Connection(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
         self._lingering = False
         self._discarded_bytes = 0
         self._error_sent = False
+        self._half_closed = False
 
     @property
     def idle(self) -> bool:
@@ -95,6 +96,16 @@ class Connection(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
                 self.transport.abort()
             return
         super().data_received(data)
+
+    def eof_received(self) -> bool:
+        """The client sends no more, and may still listen: what it asked is answered, a body cut short as such."""
+        receiver = self._body_receiver
+        if receiver is None:
+            return False  # idle: closed at once
+        self._half_closed = True
+        if not receiver._complete:
+            receiver.signal_disconnect()
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timers()
@@ -162,7 +173,11 @@ class Connection(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
     # The answer
 
     def _will_close(self, request: Any, response_requires_close: bool) -> bool:
-        return self.worker.announce_close or bool(super()._will_close(request, response_requires_close))
+        return (
+            self.worker.announce_close
+            or self._half_closed
+            or bool(super()._will_close(request, response_requires_close))
+        )
 
     def _build_http_scope(self, request: Any, sockname: Any, peername: Any) -> dict[str, Any]:
         scope: dict[str, Any] = super()._build_http_scope(request, sockname, peername)
@@ -193,7 +208,8 @@ class Connection(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
             return
         self._cancel_timers()
         receiver = self._body_receiver
-        if self._error_sent or (receiver is not None and not receiver._complete):
+        unread = self._error_sent or (receiver is not None and not receiver._complete)
+        if unread and not self._half_closed:  # a client that has said its last can't be cut off by RST
             self._closed = True
             self._linger()
         else:

@@ -49,6 +49,8 @@ ENDS_WITH: Mapping[State, frozenset[Reason]] = {
     State.FAILED: frozenset(),
 }
 
+SHORT_DIGEST = 12  # hex digits of a module's digest that name a task which has no other name
+
 # The reasons that mean success; `stopped` does only for a task that was running.
 COMPLETES = frozenset({Reason.EXIT})
 
@@ -125,7 +127,8 @@ def _fetched(task: Task, event: ModuleFetched, now: Now) -> tuple[Task, tuple[No
     entry = task.spec.entry
     if entry is not None and event.params is not None:
         entry = replace(entry, params=event.params)
-    fetched = replace(task, spec=replace(task.spec, digest=event.digest, entry=entry))
+    name = task.spec.name or event.digest.removeprefix("sha256:")[:SHORT_DIGEST]
+    fetched = replace(task, spec=replace(task.spec, digest=event.digest, entry=entry, name=name))
     return _noted(fetched, task.status, now, "module_fetched", event.digest)
 
 
