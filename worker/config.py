@@ -64,7 +64,7 @@ class Config:
 
     # Where
     bind: str = _option("127.0.0.1:8470", "address to serve on, HOST:PORT; port 0 takes a free one", restart=True)
-    calls_bind: str | None = _option(None, "one more address, which serves function calls alone", restart=True)
+    calls_bind: str | None = _option(None, "one more address, for function calls alone (which come with a later version)", restart=True)
     data_dir: str = _option("", "directory of the task table, blobs and sockets; made with mode 0700", restart=True)
     user: str = _option("nobody", "whom everything but launcher and runners runs as; only as root", restart=True)
     token_file: str | None = _option(None, "file of `sha256:<hex> scope[,scope]` lines, mode 0600; none: loopback only")
@@ -72,7 +72,6 @@ class Config:
     volumes: tuple[str, ...] = _option((), "directory for mounts, NAME=PATH[,uid=U,gid=G]; may be repeated")
     file_dirs: tuple[str, ...] = _option((), "directory below which `file:` module URLs may lie; may be repeated")
     fetch_allow: tuple[str, ...] = _option((), "host or address to fetch from though it isn't global; may be repeated")
-    callback_allow: tuple[str, ...] = _option((), "host that callbacks may go to; may be repeated")
     allowed_hosts: tuple[str, ...] = _option(
         (),
         "Host that control routes answer to; may be repeated; none: any with tokens, else IP addresses and localhost",
@@ -86,7 +85,6 @@ class Config:
     max_queued: int = _option(10_000, "tasks that may wait for a runner", low=0, high=10_000_000)
     max_open_tasks_per_token: int = _option(10_000, "unfinished tasks of one token", low=1, high=10_000_000)
     max_stored_bytes_per_token: int = _option(10 * GiB, "blobs of one token", unit="bytes", low=0, high=2**60)
-    max_streams_per_token: int = _option(64, "streams that one token follows", low=1, high=100_000)
     max_connections: int = _option(1_000, "connections at once, of one API worker", low=1, high=100_000)
 
     # Modules
@@ -121,8 +119,6 @@ class Config:
     )
     drain_s: float = _option(30.0, "budget of an orderly stop, all phases together", unit="s", low=0, high=86_400)
     deregistration_delay_s: float = _option(0.0, "of it, for load balancers to notice", unit="s", low=0, high=86_400)
-    retention_days: float = _option(7.0, "how long finished tasks are kept", unit="days", low=0, high=36_500)
-    retention_tasks: int = _option(1_000_000, "how many finished tasks are kept", low=0, high=1_000_000_000)
 
     # HTTP
     max_body_bytes: int = _option(8 * MiB, "a request's body, modules apart", unit="bytes", low=KiB, high=GiB)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Worker, running
+
+from tests.e2e.harness import Worker, running
 
 
 @pytest.fixture(scope="module")
