@@ -126,12 +126,17 @@ def raise_oom_score() -> bool:
 
 
 def join_cgroup(directory: bytes) -> bool:
+    """Become a member of a cgroup, as all children will be. A file of that name is never made."""
     try:
-        with open(directory + b"/cgroup.procs", "wb", buffering=0) as file:
-            file.write(b"0")
+        fd = os.open(directory + b"/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
         return False
-    return True
+    try:
+        return os.write(fd, b"0") == 1
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def may_change_user() -> bool:

@@ -241,14 +241,16 @@ def _filtered(forker: Forker) -> int:
 def _dies_with_parent(forker: Forker, uid: int) -> int:
     """0 if a grandchild (of `uid`, 0 for our own) gets its PDEATHSIG when the child ends."""
     read_end, write_end = os.pipe()
+    leave_end, stay_end = os.pipe()  # one that lives on leaves when the probe lets go of this: it may not be killed
 
     def grandchild() -> None:
         os.close(read_end)
+        os.close(stay_end)
         if uid:
             _change_user(uid)
         prctl(PR_SET_PDEATHSIG, _SIGKILL)
         os.write(write_end, b".")
-        select.select([], [], [], 5)  # ended by the signal long before
+        os.read(leave_end, 1)
 
     def child() -> None:
         forker.start(grandchild)
@@ -258,7 +260,8 @@ def _dies_with_parent(forker: Forker, uid: int) -> int:
     answer = forker.throwaway(child)
     os.close(write_end)
     dead = not answer and _ends_within(read_end, DEATH_TIMEOUT_S)
-    os.close(read_end)
+    for fd in (read_end, leave_end, stay_end):
+        os.close(fd)
     return answer or (0 if dead else errno.EPERM)
 
 

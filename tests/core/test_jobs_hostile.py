@@ -71,7 +71,7 @@ HOSTILE: list[tuple[str, Callable[[Driver], None], Callable[[Driver], None], str
         "a reason that is not a guest's",
         warm_running,
         says_outcome(1, Report("compile_failed")),
-        "OUTCOME says compile_fai",
+        "OUTCOME says compile",
     ),
 ]
 

@@ -103,7 +103,9 @@ def test_a_forced_stop_has_no_grace(driver: Driver) -> None:
 
 @pytest.mark.parametrize(("force", "effects"), [(False, []), (True, [KillRunner(1)])])
 def test_a_stop_after_the_report_leaves_the_report_as_it_is(driver: Driver, force: bool, effects: list[Effect]) -> None:
-    reported(driver)
+    driver.run()
+    driver.report(1)
+    driver.take()
     driver.node.jobs.stop("t1", force, driver.now)
     assert effects == driver.take()
     driver.exit(1, KILLED if force else CLEAN, bye=not force)

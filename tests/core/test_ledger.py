@@ -11,8 +11,8 @@ from worker.core.changes import Applied, Change, DropModule, InsertModule, Note,
 from worker.core.clock import Now
 from worker.core.commands import Done
 from worker.core.effects import Commit, Effect
-from worker.core.ledger import RETRY, RETRY_US, Ledger, Settled
-from worker.core.task import State
+from worker.core.ledger import LAZY, RETRY, RETRY_US, Ledger, Settled
+from worker.core.task import State, Status, Task
 from worker.core.timers import Timers
 
 FULL = WriteFailed("storage_full", "no room")
@@ -22,10 +22,10 @@ LATER = Now(START.wall_us + RETRY_US, START.monotonic_us + RETRY_US)
 class Desk:
     """A ledger, its timers, and what it asked to commit."""
 
-    def __init__(self) -> None:
+    def __init__(self, lazy_us: int = 0) -> None:
         self.timers = Timers()
         self.effects: list[Effect] = []
-        self.ledger = Ledger(self.timers, self.effects)
+        self.ledger = Ledger(self.timers, self.effects, lazy_us)
 
     def flush(self, now: Now = START) -> list[Commit]:
         self.ledger.flush(now)
@@ -181,3 +181,62 @@ def test_the_end_is_held_until_its_row_is_on_disk(desk: Desk) -> None:
     assert desk.ledger.holds_end_of("t1")
     desk.ledger.settle(second.ticket, Applied(), START)
     assert not desk.ledger.holds_end_of("t1")
+
+
+# -- a lazy one ------------------------------------------------------------------------------------------------------
+
+LAZY_US = 50
+
+
+def after(us: int) -> Now:
+    return Now(START.wall_us + us, START.monotonic_us + us)
+
+
+@pytest.fixture
+def lazy() -> Desk:
+    return Desk(LAZY_US)
+
+
+def test_a_change_that_nobody_waits_for_waits_a_moment(lazy: Desk) -> None:
+    lazy.ledger.update(task_in(State.SCHEDULED), (note("a"),))
+    assert ([], 1, START.monotonic_us + LAZY_US) == (lazy.flush(), len(lazy.ledger), lazy.timers.next_due_us())
+    lazy.ledger.update(task_in(State.RUNNING), (note("b"),))
+    assert [] == lazy.flush(after(LAZY_US - 1))
+    assert [LAZY] == list(lazy.timers.pop_due(after(LAZY_US).monotonic_us))
+    changes = [commit.change for commit in lazy.flush(after(LAZY_US))]
+    assert [UpdateTask(task_in(State.RUNNING), (note("a"), note("b")))] == changes
+
+
+def test_the_moment_begins_anew_with_the_next_change(lazy: Desk) -> None:
+    lazy.ledger.update(task_in(State.SCHEDULED), ())
+    lazy.flush()
+    (first,) = lazy.flush(after(LAZY_US))
+    lazy.ledger.settle(first.ticket, Applied(), after(LAZY_US))
+    lazy.ledger.update(task_in(State.RUNNING), ())
+    assert [] == lazy.flush(after(LAZY_US + 1))
+    assert [] == lazy.flush(after(2 * LAZY_US))
+    assert 1 == len(lazy.flush(after(2 * LAZY_US + 1)))
+
+
+def test_the_first_that_waits_says_when_the_ledger_wakes(lazy: Desk) -> None:
+    lazy.ledger.update(task_in(State.SCHEDULED, "t1"), ())
+    lazy.flush()
+    lazy.ledger.update(task_in(State.SCHEDULED, "t2"), ())
+    lazy.flush(after(10))
+    assert START.monotonic_us + LAZY_US == lazy.timers.next_due_us()
+    assert ["t1"] == [c.change.task.id for c in lazy.flush(after(LAZY_US)) if isinstance(c.change, UpdateTask)]
+
+
+@pytest.mark.parametrize("task", [task_in(State.FAILED), make_task(status=Status(state=State.RUNNING, stopping=True))])
+def test_an_end_and_an_order_do_not_wait(lazy: Desk, task: Task) -> None:
+    lazy.ledger.update(task_in(State.SCHEDULED), (note("a"),))
+    assert [] == lazy.flush()
+    lazy.ledger.update(task, (note("b"),))
+    assert [(note("a"), note("b"))] == [c.change.notes for c in lazy.flush() if isinstance(c.change, UpdateTask)]
+
+
+def test_a_change_that_somebody_waits_for_does_not_wait(lazy: Desk) -> None:
+    lazy.ledger.update(task_in(State.SCHEDULED), ())
+    assert [] == lazy.flush()
+    assert lazy.ledger.attach("t1", answer("one"))
+    assert 1 == len(lazy.flush())

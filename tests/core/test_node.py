@@ -312,6 +312,29 @@ def test_a_task_that_changed_often_in_a_round_is_written_once(slow: Driver) -> N
     assert State.RUNNING == update.task.status.state
 
 
+def test_a_short_jobs_whole_story_is_one_commit_where_the_ledger_is_lazy() -> None:
+    driver = Driver(lazy_commit_us=50)
+    driver.holding = True
+    driver.node.jobs.admit(make_task(), driver.now)
+    driver.artifact_ready()
+    driver.begin(1)
+    driver.pass_time(49)
+    assert [] == held_changes(driver)
+    driver.report(1)
+    driver.exit(1)
+    (update,) = held_changes(driver)
+    assert isinstance(update, UpdateTask)
+    assert ["slot_assigned", "runner_started", "ended"] == [note.event for note in update.notes]
+
+
+def test_a_long_jobs_beginning_is_on_disk_after_a_moment_where_the_ledger_is_lazy() -> None:
+    driver = Driver(lazy_commit_us=50)
+    driver.run()
+    assert State.PENDING == driver.rows.get("t1", make_task()).status.state
+    driver.pass_time(50)
+    assert (State.RUNNING, {"deadline"}) == (driver.status().state, driver.timers)
+
+
 def test_a_full_disk_stops_no_task_and_loses_nothing_of_its_story(slow: Driver) -> None:
     slow.holding = False
     slow.schedule()

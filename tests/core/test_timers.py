@@ -43,6 +43,15 @@ def test_setting_a_timer_twice_to_the_same_time_lets_it_come_once() -> None:
     assert [ONE] == list(timers.pop_due(100))
 
 
+def test_a_timer_can_be_moved_to_earlier_alone() -> None:
+    timers = Timers()
+    timers.set_earlier(ONE, 100)
+    timers.set_earlier(ONE, 200)
+    assert 100 == timers.next_due_us()
+    timers.set_earlier(ONE, 50)
+    assert [ONE] == list(timers.pop_due(50))
+
+
 def test_a_cancelled_timer_does_not_come() -> None:
     timers = Timers()
     timers.set(ONE, 100)

@@ -7,7 +7,7 @@ where an honest one would stand, so that the machine can let it go on, lie, or d
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from simulation_table import Table
 
@@ -35,6 +35,7 @@ from worker.core.node import Node, NodeSettings
 from worker.core.task import Isolation, Task
 
 SLOTS = 3
+LAZY_COMMIT_US = 40_000
 SETTINGS = NodeSettings(
     JobSettings(SLOTS, init_us=5_000_000, stop_grace_us=1_000_000, idle_us=10_000_000, max_jobs_per_runner=3),
     max_queued=6,
@@ -72,12 +73,18 @@ class World:
         self.accepted: set[str] = set()
         self.commits: deque[Commit] = deque()  # submitted, not yet on disk
         self.results: deque[tuple[int, Result]] = deque()  # on disk, not yet told
-        self._begin()
+        self.settings = SETTINGS
+        self.begin()
 
-    def _begin(self) -> None:
+    def begin_lazily(self) -> None:
+        """A node again, from the start, that lets a change wait that nobody waits for."""
+        self.settings = replace(SETTINGS, lazy_commit_us=LAZY_COMMIT_US)
+        self.begin()
+
+    def begin(self) -> None:
         self.reaped.clear()
         self.gathering = 0  # how many more events come before the node's effects are carried out
-        self.node = Node(SETTINGS)
+        self.node = Node(self.settings)
         self.fetching: dict[str, Task] = {}
         self.preparing: set[str] = set()
         self.node.restore(self.table.unfinished(), sorted(self.table.modules), self.now)
@@ -100,7 +107,7 @@ class World:
         self.runners.clear()
         self.artifacts.clear()
         self.asked.clear()
-        self._begin()
+        self.begin()
 
     def pass_time(self, us: int, wall_jump_us: int = 0) -> None:
         self.now = Now(max(0, self.now.wall_us + us + wall_jump_us), self.now.monotonic_us + us)

@@ -11,10 +11,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from simulation_world import SETTINGS, SLOTS, FakeRunner, World
+from hypothesis.stateful import initialize, precondition, rule
+from simulation_invariants import Invariants
+from simulation_strategies import DIGESTS, HONEST_REASONS, TOKENS, any_index, durations_us, exits, reports, specs
+from simulation_world import FakeRunner
 
-from runner.protocol.status import REASONS
 from worker.core.commands import (
     AddModule,
     AddTask,
@@ -26,72 +27,15 @@ from worker.core.commands import (
     WatchTask,
 )
 from worker.core.events import ModuleFetched
-from worker.core.ledger import RETRY, RETRY_US
+from worker.core.ledger import RETRY_US
 from worker.core.module import Module
-from worker.core.pool import RunnerState
-from worker.core.runners import KINDS
-from worker.core.task import FINAL, Isolation, Kind, Limits, Reason, State, TaskSpec
+from worker.core.task import Isolation, Kind, Limits, Reason, TaskSpec
 from worker.core.verdict import Exit, Report
 
 RUNS = int(os.environ.get("GALAGO_SIMULATION", "0"))
-TOKENS = ("a", "b")
-DIGESTS = tuple("sha256:" + letter * 64 for letter in "abc")
-URL = "https://modules.example/x.wasm"
-SIGNALS = ("SIGKILL", "SIGSEGV", "SIGALRM", "SIGXFSZ", "SIGXCPU", "SIGSYS")
-HONEST_REASONS = ("exit", "nonzero_exit", "trap", "fuel", "deadline", "oom_guest", "output_limit")
-
-any_index = st.integers(0, 10**6)
-durations_us = st.sampled_from(
-    [1, 1, 1_000, 1_000, 100_000, 150_000, 999_999, 1_000_000, 1_600_000, 5_000_000, 11_000_000, 3_600_000_000]
-)
-exits = st.builds(
-    Exit,
-    signal=st.none() | st.sampled_from(SIGNALS),
-    code=st.sampled_from([0, 0, 1, 117]),
-    cpu_us=st.integers(0, 10**9),
-    oom_killed=st.booleans(),
-)
-figures = st.sampled_from([0, 5, 2**63, 2**64 - 1])
-reports = st.builds(
-    Report,
-    st.sampled_from([*REASONS, *["stopped", "compile_failed"] * 4]),  # those that nobody believes come more often
-    exit_code=st.sampled_from([None, 0, 3]),
-    fuel_used=figures,
-    run_us=figures,
-    peak_memory_bytes=figures,
-)
-specs = st.builds(
-    TaskSpec,
-    kind=st.just(Kind.JOB),
-    name=st.just("job"),
-    digest=st.sampled_from([DIGESTS[0], DIGESTS[0], *DIGESTS, None]),
-    url=st.sampled_from([None, URL]),
-    limits=st.sampled_from([Limits(wall_ms=100), Limits(wall_ms=10_000)]),
-    queue_ms=st.sampled_from([None, None, 0, 1_000]),
-    isolation=st.sampled_from(Isolation),
-    env=st.sampled_from([(), (("A", "b"),)]),
-    retry_max=st.sampled_from([0, 0, 1, 2]),
-    priority=st.integers(0, 2),
-)
 
 
-def settled(machine: Simulation) -> bool:
-    return machine.world.gathering == 0
-
-
-class Simulation(RuleBasedStateMachine):
-    def __init__(self) -> None:
-        super().__init__()
-        self.world = World({DIGESTS[0], DIGESTS[1]})
-        self.tasks: list[str] = []
-        self.asking = 0
-        self.full = False
-        self.finals: dict[str, object] = {}
-
-    @property
-    def jobs(self):  # type: ignore[no-untyped-def]  # the node is another one after a crash
-        return self.world.node.jobs
-
+class Simulation(Invariants):
     def ask(self, command: Command) -> None:
         self.asking += 1
         self.world.ask(f"client {self.asking}", command)
@@ -102,8 +46,14 @@ class Simulation(RuleBasedStateMachine):
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
-    @initialize(steps=st.lists(st.integers(1, 4), min_size=2, max_size=4), isolation=st.sampled_from(Isolation))
-    def begin_with_some_work(self, steps: list[int], isolation: Isolation) -> None:
+    @initialize(
+        steps=st.lists(st.integers(1, 4), min_size=2, max_size=4),
+        isolation=st.sampled_from(Isolation),
+        lazy=st.booleans(),
+    )
+    def begin_with_some_work(self, steps: list[int], isolation: Isolation, lazy: bool) -> None:
+        if lazy:
+            self.world.begin_lazily()
         for count in steps:
             self.add_and_let_it_run(TaskSpec(Kind.JOB, "job", None, isolation=isolation), count, "exit")
 
@@ -358,82 +308,6 @@ class Simulation(RuleBasedStateMachine):
             self._exit(runner, Exit(code=0))
         self.world.settle()
 
-    # -- what always holds -------------------------------------------------------------------------------------------
-
-    @precondition(settled)
-    @invariant()
-    def slots_in_use_are_the_runners_not_reaped(self) -> None:
-        pool = self.jobs.pool
-        assert set(self.world.runners) == set(pool.runners)
-        assert SLOTS == pool.free + len(pool.runners)
-        assert {runner.slot for runner in pool.runners.values()} == {r.slot for r in self.world.runners.values()}
-
-    @precondition(settled)
-    @invariant()
-    def a_task_waits_or_has_a_runner_and_never_both(self) -> None:
-        pool, waiting = self.jobs.pool, set(self.jobs.queue._waiting)
-        for task_id, live in self.jobs.live.items():
-            if live.task.status.state is State.PENDING:
-                assert live.runner_id is None
-                needs = self.jobs.needs
-                preparing = any(task_id in waits for waits in needs._preparing.values())
-                just_fetched = any(task_id == fetched for on in self.world.node._fetched.values() for fetched, _ in on)
-                assert 1 == (task_id in waiting) + preparing + (task_id in needs._fetching)
-                assert not just_fetched or task_id in needs._fetching
-            else:
-                assert task_id not in waiting
-                assert task_id == pool.runners[live.runner_id].task_id
-        assert waiting <= set(self.jobs.live)
-        assert self.jobs.waiting == sum(live.task.status.state is State.PENDING for live in self.jobs.live.values())
-
-    @precondition(settled)
-    @invariant()
-    def every_runner_is_watched_or_killed(self) -> None:
-        watched = {timer.subject for timer in self.world.node.timers if timer.kind in KINDS}
-        for runner in self.jobs.pool.runners.values():
-            assert (runner.killed_because is None) == (runner.id in watched)
-            assert self.world.runners[runner.id].killed == (runner.killed_because is not None)
-            if runner.state in (RunnerState.STARTING, RunnerState.BUSY):
-                assert runner.task_id in self.jobs.live
-
-    @precondition(settled)
-    @invariant()
-    def no_timer_is_of_the_dead(self) -> None:
-        node = self.world.node
-        for timer in node.timers:
-            if timer.kind == "queue":
-                assert self.jobs.live[timer.subject].task.status.state is State.PENDING
-            elif timer.kind == "watch":
-                assert timer in node._watch_origins
-            elif timer != RETRY:
-                assert timer.subject in self.jobs.pool.runners
-
-    @precondition(settled)
-    @invariant()
-    def what_is_on_disk_is_what_lives(self) -> None:
-        rows = self.world.table.rows
-        unfinished = {task_id for task_id, row in rows.items() if not row.task.final}
-        assert set(self.jobs.live) <= unfinished
-        assert self.world.accepted <= set(rows)
-        for task_id, row in rows.items():
-            if row.task.final:
-                assert self.finals.setdefault(task_id, row.task) == row.task
-
-    @precondition(settled)
-    @invariant()
-    def a_module_in_the_table_has_its_bytes(self) -> None:
-        assert self.world.table.modules <= self.world.table.files
-
-    @precondition(settled)
-    @invariant()
-    def no_more_wait_than_may(self) -> None:
-        node = self.world.node
-        opened = node._open
-        assert all(0 < count for count in opened.values())
-        assert set(opened) <= set(TOKENS)
-        assert set(node._watchers) == {task_id for task_id, _ in node._watch_origins.values()}
-        assert {t for t in node.timers if t.kind == "watch"} == set(node._watch_origins)
-
     # -- and in the end ----------------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
@@ -447,7 +321,7 @@ class Simulation(RuleBasedStateMachine):
             if self._quiet():
                 break
             self._let_all_go_on()
-        self._check_that_nothing_is_left()
+        self.check_that_nothing_is_left()
 
     def _quiet(self) -> bool:
         world = self.world
@@ -467,32 +341,7 @@ class Simulation(RuleBasedStateMachine):
                 self._go_on(runner, "exit")
         world.pass_time(RETRY_US // 2)
 
-    def _check_that_nothing_is_left(self) -> None:
-        world, node = self.world, self.world.node
-        assert ({}, {}) == (self.jobs.live, world.asked)
-        world.pass_time(3_600_000_000)
-        assert ([], 0, 0, 0) == (
-            list(node.timers),
-            len(node.ledger),
-            len(self.jobs.queue),
-            len(self.jobs.needs),
-        )
-        assert ({}, {}, {}, {}, {}, {}) == (
-            node._open,
-            node._watchers,
-            node._deferred,
-            node._dropping,
-            node._inserting,
-            node._fetched,
-        )
-        assert ({}, SLOTS, True) == (world.runners, self.jobs.pool.free, node.idle)
-        for task_id, row in world.table.rows.items():
-            ends = [note for note in row.story if note.state in FINAL]
-            assert 1 == len(ends), f"{task_id} ended {len(ends)} times"
-        assert node.modules == world.table.modules
 
-
-assert SETTINGS.jobs.slots == SLOTS
 Simulation.TestCase.settings = settings(
     max_examples=RUNS or 250,
     stateful_step_count=150 if RUNS else 60,

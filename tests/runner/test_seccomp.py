@@ -1,0 +1,247 @@
+"""The filter: what each rule allows, that its flipped argument is refused, and that the kernel sees it as we do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from bpf import answer
+from hypothesis import given
+from hypothesis import strategies as st
+from zygote_host import AS_NOBODY, ROOT
+
+from runner import allow, seccomp
+from runner.protocol import PROFILE_NAMES
+from runner.seccomp import AUDIT_ARCH, RET_ALLOW, RET_ERRNO, RET_KILL_PROCESS, Rule, assemble
+from runner.syscalls import AARCH64, MACHINE, NUMBERS, X86_64, number_of
+
+MACHINES = (X86_64, AARCH64)
+I386_ARCH, ARM_ARCH = 0x40000003, 0x40000028
+RULES = [
+    pytest.param(profile, rule, machine, id=f"{PROFILE_NAMES[profile]}-{rule.name}-{machine}")
+    for profile, rules in allow.RULES.items()
+    for rule in rules
+    for machine in MACHINES
+    if number_of(rule.name, machine) is not None
+]
+CONDITIONAL = [case for case in RULES if case.values[1].alternatives]
+
+
+def arguments(conditions: tuple[tuple[int, int, int], ...]) -> list[int]:
+    """Arguments that meet all conditions."""
+    values = [0] * 6
+    for argument, _, value in conditions:
+        values[argument] = value
+    return values
+
+
+def flipped(rule: Rule) -> list[tuple[int, ...]]:
+    """For each alternative and each of its conditions, arguments that break this condition alone in one bit."""
+    found = []
+    for conditions in rule.alternatives:
+        for argument, mask, _ in conditions:
+            for bit in (bit for bit in range(32) if mask >> bit & 1):
+                values = arguments(conditions)
+                values[argument] ^= 1 << bit
+                found.append(tuple(values))
+    return found
+
+
+def meets(rule: Rule, values: tuple[int, ...]) -> bool:
+    return any(all(values[arg] & mask == value for arg, mask, value in conditions) for conditions in rule.alternatives)
+
+
+def ask(profile: int, machine: str, nr: int, values: tuple[int, ...] = ()) -> int:
+    return answer(assemble(allow.RULES[profile], machine), nr, AUDIT_ARCH[machine], values)
+
+
+@pytest.mark.parametrize(("profile", "rule", "machine"), RULES)
+def test_each_rule_allows_what_it_says(profile: int, rule: Rule, machine: str) -> None:
+    nr = number_of(rule.name, machine)
+    assert nr is not None
+    for conditions in rule.alternatives or ((),):
+        assert rule.action == ask(profile, machine, nr, tuple(arguments(conditions)))
+
+
+@pytest.mark.parametrize(("profile", "rule", "machine"), CONDITIONAL)
+def test_the_flipped_argument_is_refused(profile: int, rule: Rule, machine: str) -> None:
+    nr = number_of(rule.name, machine)
+    assert nr is not None
+    for values in flipped(rule):
+        expected = rule.action if meets(rule, values) else RET_KILL_PROCESS
+        assert expected == ask(profile, machine, nr, values), values
+
+
+@pytest.mark.parametrize(("profile", "rule", "machine"), RULES)
+def test_without_its_rule_a_call_kills(profile: int, rule: Rule, machine: str) -> None:
+    program = assemble([other for other in allow.RULES[profile] if other is not rule], machine)
+    nr = number_of(rule.name, machine)
+    assert nr is not None
+    for conditions in rule.alternatives or ((),):
+        assert RET_KILL_PROCESS == answer(program, nr, AUDIT_ARCH[machine], tuple(arguments(conditions)))
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("profile", allow.RULES)
+def test_everything_else_kills(profile: int, machine: str) -> None:
+    allowed = {number_of(rule.name, machine) for rule in allow.RULES[profile]}
+    program = assemble(allow.RULES[profile], machine)
+    for nr in set(range(600)) - allowed:
+        assert RET_KILL_PROCESS == answer(program, nr, AUDIT_ARCH[machine])
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("profile", allow.RULES)
+@given(nr=st.integers(0, 2**32 - 1), arch=st.sampled_from((0, I386_ARCH, ARM_ARCH, *AUDIT_ARCH.values())))
+def test_a_foreign_entry_kills(profile: int, machine: str, nr: int, arch: int) -> None:
+    program = assemble(allow.RULES[profile], machine)
+    if arch != AUDIT_ARCH[machine] or nr >= 0x40000000:
+        assert RET_KILL_PROCESS == answer(program, nr, arch)
+
+
+@pytest.mark.parametrize("profile", allow.RULES)
+def test_x32_numbers_kill_even_where_the_default_allows(profile: int) -> None:
+    program = assemble(allow.RULES[profile], X86_64, default=RET_ALLOW)
+    for rule in allow.RULES[profile]:
+        nr = number_of(rule.name, X86_64)
+        assert nr is not None
+        assert RET_KILL_PROCESS == answer(program, nr | 0x40000000, AUDIT_ARCH[X86_64])
+
+
+@pytest.mark.parametrize("profile", allow.RULES)
+def test_every_rule_stands_once_and_says_why(profile: int) -> None:
+    names = [rule.name for rule in allow.RULES[profile]]
+    assert len(names) == len(set(names))
+    assert all(rule.name in NUMBERS and len(rule.why) > 3 for rule in allow.RULES[profile])
+
+
+def test_a_runner_without_mounts_has_no_call_that_takes_a_path() -> None:
+    takes_a_path = {name for name in NUMBERS if name.endswith(("at", "at2")) or name in ("open", "chroot", "execve")}
+    takes_a_path |= {"statx", "mount", "umount2", "open_tree", "move_mount", "mount_setattr"}
+    assert set() == takes_a_path & {rule.name for rule in allow.RUNNER}
+    assert set() == takes_a_path & {rule.name for rule in allow.COMPILER}
+
+
+@pytest.mark.parametrize("rules", [allow.RUNNER, allow.FILES])
+def test_nothing_that_runs_guests_can_make_code(rules: tuple[Rule, ...]) -> None:
+    by_name = {rule.name: rule for rule in rules}
+    for name in ("mmap", "mprotect"):
+        assert all((2, 4, 0) in conditions for conditions in by_name[name].alternatives)
+    assert "pkey_mprotect" not in by_name
+
+
+def test_an_answer_without_the_call_is_given() -> None:
+    program = assemble([Rule("getpid", "never", action=RET_ERRNO | 38)])
+    nr = number_of("getpid")
+    assert nr is not None
+    assert RET_ERRNO | 38 == answer(program, nr, AUDIT_ARCH[MACHINE])
+
+
+# -- by the kernel -----------------------------------------------------------------------------------------------------
+
+
+def played(code: str, wrapper: tuple[str, ...] = ()) -> int:
+    """The exit code of an interpreter that runs `code`."""
+    head = f"""import ctypes, os, sys; sys.path.append({ROOT!r})
+from runner import allow, seccomp, syscalls
+from runner.syscalls import call, number
+syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+def install(rules): seccomp.Filter(seccomp.assemble(rules)).install()
+"""
+    argv = [*wrapper, sys.executable, "-I", "-S", "-E", "-c", head + code]
+    return subprocess.run(argv, env={}, stderr=subprocess.DEVNULL, check=False).returncode
+
+
+WRAPPERS = [
+    pytest.param((), id="as_is"),
+    pytest.param(
+        AS_NOBODY,
+        id="ordinary_user",
+        marks=pytest.mark.skipif(os.geteuid() != 0, reason="this is an ordinary user already"),
+    ),
+]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("profile", sorted(allow.RULES))
+def test_the_kernel_takes_the_program(profile: int, wrapper: tuple[str, ...]) -> None:
+    assert 0 == played(f"install(allow.RULES[{profile}]); os._exit(0)", wrapper)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_the_kernel_kills_what_is_not_allowed(wrapper: tuple[str, ...]) -> None:
+    assert -signal.SIGSYS == played('install(allow.RUNNER); call(number("getppid")); os._exit(0)', wrapper)
+
+
+# Calls whose flipped argument the kernel itself has to refuse; the allowed form comes first and must not kill.
+FLIPS = {
+    "write": ('os.write(4, b"x")', 'call(number("write"), 3, 0, 0)'),
+    "pread64": ('call(number("pread64"), 7, 0, 0, 0)', 'call(number("pread64"), 6, 0, 0, 0)'),
+    "close_range": ('call(number("close_range"), 5, 7)', 'call(number("close_range"), 4, 7)'),
+    "setitimer": ('call(number("setitimer"), 0, 0, 0)', 'call(number("setitimer"), 2, 0, 0)'),
+    "mmap executable": ('call(number("mmap"), 0, 4096, 3, 0x22, -1)', 'call(number("mmap"), 0, 4096, 5, 0x22, -1)'),
+    "mmap shared": ('call(number("mmap"), 0, 4096, 0, 0x22, -1)', 'call(number("mmap"), 0, 4096, 0, 0x21, -1)'),
+    "mprotect": ('call(number("mprotect"), 0, 0, 3)', 'call(number("mprotect"), 0, 0, 4)'),
+    "madvise": ('call(number("madvise"), 0, 0, 4)', 'call(number("madvise"), 0, 0, 9)'),
+    "rt_sigaction": ('call(number("rt_sigaction"), 11, 0, 0, 8)', 'call(number("rt_sigaction"), 14, 0, 0, 8)'),
+    "futex": ('call(number("futex"), 0, 1, 0)', 'call(number("futex"), 0, 6, 0)'),
+    "recvmsg": ('call(number("recvmsg"), 3, 0, 0)', 'call(number("recvmsg"), 4, 0, 0)'),
+    "recvfrom": ('call(number("recvfrom"), 3, 0, 0, 0x42, 0, 0)', 'call(number("recvfrom"), 3, 0, 0, 0, 0, 0)'),
+}
+FLIP_HEAD = """
+def attempt(action):
+    try: action()
+    except OSError: pass
+null = os.open("/dev/null", os.O_RDWR)
+for fd in range(3, 8): os.dup2(null, fd)
+install(allow.RUNNER)
+attempt(lambda: {})
+"""
+
+
+@pytest.mark.parametrize("name", sorted(FLIPS))
+def test_the_kernel_refuses_the_flipped_argument(name: str) -> None:
+    allowed, refused = FLIPS[name]
+    head = FLIP_HEAD.format(allowed)
+    assert 0 == played(head + "os._exit(0)")
+    assert -signal.SIGSYS == played(head + f"attempt(lambda: {refused})\nos._exit(0)")
+
+
+@pytest.mark.skipif(MACHINE != X86_64, reason="int 0x80 is x86's")
+def test_the_32_bit_entry_kills() -> None:
+    """Code made before the filter: `mov eax, 20; int 0x80; ret` asks for getpid by the 32-bit table."""
+    code = """
+import mmap
+page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+page.write(bytes.fromhex("b814000000cd80c3"))
+entry = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+{}
+entry()
+os._exit(0)
+"""
+    assert 0 == played(code.format("")), "this kernel has no 32-bit entry: the test shows nothing"
+    assert -signal.SIGSYS == played(code.format("install(allow.RUNNER)"))
+
+
+def test_a_thread_that_exists_is_brought_under_it() -> None:
+    code = """
+import _thread, time
+go, done = _thread.allocate_lock(), _thread.allocate_lock()
+go.acquire(); done.acquire()
+def run():
+    done.release(); go.acquire(); call(number("getppid")); os._exit(0)
+_thread.start_new_thread(run, ())
+done.acquire()
+install(allow.RUNNER)
+go.release()
+done.acquire()
+"""
+    assert -signal.SIGSYS == played(code)
+
+
+def test_the_machine_is_known() -> None:
+    assert MACHINE in AUDIT_ARCH
+    assert seccomp.assemble(allow.RUNNER) == seccomp.assemble(allow.RUNNER, MACHINE)
