@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_client import MODULE, Api, wasm
+
+from tests.api.api_client import MODULE, Api, wasm
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_client import FakePage
 
+from tests.api.api_client import FakePage
 from worker.api.app import create_app
 from worker.config import Config
 from worker.errors import ConfigError

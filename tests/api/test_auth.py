@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from api_client import MODULE, Api, wasm
 
+from tests.api.api_client import MODULE, Api, wasm
 from worker.api.auth import ANYBODY, Tokens
 from worker.core.commands import AddModule
 from worker.errors import ConfigError

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from api_client import JSON, MODULE, NEEDS_ENV, WASM, Answer, Api, wasm
 
+from tests.api.api_client import JSON, MODULE, NEEDS_ENV, WASM, Answer, Api, wasm
 from worker.api.auth import Tokens
 from worker.api.problems import KINDS
 from worker.core.commands import Refused

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from api_client import Api
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.api.api_client import Api
 from worker.api.ids import new_task_id
 from worker.api.paths import check_path
 from worker.api.problems import Problem

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from api_client import Api
 
+from tests.api.api_client import Api
 from worker.core.commands import Done, ReadStats
 from worker.errors import NoAnswer, TableError
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_client import MODULE, NOW_US, WASM, Api, wasm
 
+from tests.api.api_client import MODULE, NOW_US, WASM, Api, wasm
 from worker.api.modules import PIECE_BYTES
 from worker.api.render import rfc3339
 from worker.api.storing import in_thread

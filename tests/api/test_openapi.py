@@ -8,11 +8,11 @@ from typing import Any
 
 import jsonschema
 import pytest
-from api_client import Api
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from test_auth import line
-from test_codes import PRODUCE
 
+from tests.api.api_client import Api
+from tests.api.test_auth import line
+from tests.api.test_codes import PRODUCE
 from worker.api.app import routes
 from worker.api.auth import Tokens
 from worker.api.problems import KINDS

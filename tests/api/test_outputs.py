@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from api_client import Api
 
+from tests.api.api_client import Api
 from worker.api.outputs import PIECE_BYTES, SMALL_BYTES, FileStream, is_text
 
 TEXT, BYTES = "text/plain; charset=utf-8", "application/octet-stream"

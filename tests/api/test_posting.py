@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_client import JSON, MODULE, NEEDS_ENV, NEEDS_MEMORY, Answer, Api, wasm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.api.api_client import JSON, MODULE, NEEDS_ENV, NEEDS_MEMORY, Answer, Api, wasm
 from worker.core.commands import AddTask
 
 Make = Callable[..., Api]

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from api_client import JSON, NOW_US, Answer, Api
 
+from tests.api.api_client import JSON, NOW_US, Answer, Api
 from worker.api.ids import is_task_id, new_task_id
 from worker.api.prefer import read_wait
 from worker.api.problems import Problem

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import web as w
-from fetching import DIGEST, EXPECTED, MAX_BYTES, WASM, request_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.coordinator import web as w
+from tests.coordinator.fetching import DIGEST, EXPECTED, MAX_BYTES, WASM, request_for
 from worker import spawn
 from worker.coordinator import memfd
 from worker.coordinator.fetch import Fetch

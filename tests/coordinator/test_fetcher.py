@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import web as w
-from fetching import DIGEST, EXPECTED, MAX_BYTES, WASM, failure, fetched, request_for
 
 from runner.module_caps import Caps
+from tests.coordinator import web as w
+from tests.coordinator.fetching import DIGEST, EXPECTED, MAX_BYTES, WASM, failure, fetched, request_for
 from worker.coordinator import fetcher, memfd
 from worker.coordinator.fetch_wire import FetchFailed
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from core_builders import Driver
+
+from tests.core.core_builders import Driver
 
 
 @pytest.fixture

@@ -200,3 +200,15 @@ def says_started(job_id: int) -> Callable[[Driver], None]:
 
 def says_outcome(job_id: int, report: Report | None = None) -> Callable[[Driver], None]:
     return lambda driver: driver.node.jobs.job_reported(1, job_id, report or exited_ok(), driver.now)
+
+
+def answers(effects: list[Effect]) -> list[Effect]:
+    return of(Answer, effects)
+
+
+def held_changes(driver: Driver) -> list[object]:
+    return [commit.change for commit in driver.held]
+
+
+def add(task_id: str = "t1", **fields: Any) -> AddTask:
+    return AddTask(**{"task_id": task_id, "token": "token", "spec": make_spec(), **fields})

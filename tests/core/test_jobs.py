@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from core_builders import (
+
+from tests.core.core_builders import (
     CLEAN,
     COMPLETED,
     CRASHED,
@@ -18,7 +19,6 @@ from core_builders import (
     starts,
     with_limits,
 )
-
 from worker.core.effects import (
     CancelArtifact,
     CancelFetch,

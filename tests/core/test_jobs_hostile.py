@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from core_builders import (
+
+from tests.core.core_builders import (
     CLEAN,
     COMPLETED,
     CRASHED,
@@ -18,7 +19,6 @@ from core_builders import (
     says_started,
     warm_spec,
 )
-
 from worker.core.effects import (
     KillRunner,
 )

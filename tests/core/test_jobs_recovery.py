@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from core_builders import (
+
+from tests.core.core_builders import (
     DIGEST,
     OTHER_DIGEST,
     START,
@@ -14,7 +15,6 @@ from core_builders import (
     task_in,
     warm_spec,
 )
-
 from worker.core.effects import (
     CloseRunner,
     PrepareArtifact,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from core_builders import (
+
+from tests.core.core_builders import (
     CLEAN,
     COMPLETED,
     DIGEST,
@@ -15,7 +16,6 @@ from core_builders import (
     starts,
     with_limits,
 )
-
 from worker.core.effects import (
     CancelArtifact,
     Effect,

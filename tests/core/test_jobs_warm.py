@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from core_builders import (
+
+from tests.core.core_builders import (
     COMPLETED,
     CRASHED,
     KILLED,
@@ -17,7 +18,6 @@ from core_builders import (
     starts,
     warm_spec,
 )
-
 from worker.core.effects import (
     CloseRunner,
     GiveJob,

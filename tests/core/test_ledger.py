@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from core_builders import START, make_module, make_task, task_in
 
+from tests.core.core_builders import START, make_module, make_task, task_in
 from worker.core.changes import Applied, Change, DropModule, InsertModule, Note, Replay, Result, UpdateTask, WriteFailed
 from worker.core.clock import Now
 from worker.core.commands import Done

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from core_builders import ANY_EVENT, CREATED_US, DIGEST, OTHER_DIGEST, RUNNER, URL, make_task, task_in
 
+from tests.core.core_builders import ANY_EVENT, CREATED_US, DIGEST, OTHER_DIGEST, RUNNER, URL, make_task, task_in
 from worker.core import diagram
 from worker.core.changes import Note
 from worker.core.clock import Now

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from core_builders import DIGEST, OTHER_DIGEST, URL, make_task
 
+from tests.core.core_builders import DIGEST, OTHER_DIGEST, URL, make_task
 from worker.core.effects import CancelArtifact, CancelFetch, Effect, PrepareArtifact, StartFetch
 from worker.core.needs import Needs
 from worker.core.task import Task

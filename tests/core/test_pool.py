@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from core_builders import DIGEST, make_spec, make_task, warm_spec
 
+from tests.core.core_builders import DIGEST, make_spec, make_task, warm_spec
 from worker.core.pool import Pool, Runner, RunnerState, instance_key
 from worker.core.task import Isolation, Limits, Mount, Task
 

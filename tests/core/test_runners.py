@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from core_builders import START, make_task
 
+from tests.core.core_builders import START, make_task
 from worker.core.effects import CloseRunner, Effect, GiveJob, InterruptJob, KillRunner, StartRunner
 from worker.core.pool import Pool, Runner, RunnerState
 from worker.core.runners import LINGER_US, Runners

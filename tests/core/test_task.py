@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from core_builders import make_task, task_in
 
 from runner.protocol import LAYERS, VALUE_NAMES
 from runner.protocol.status import REASONS
+from tests.core.core_builders import make_task, task_in
 from worker.core.task import Isolation, Limits, Reason, State
 
 

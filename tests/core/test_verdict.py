@@ -6,11 +6,11 @@ import re
 from dataclasses import replace
 
 import pytest
-from core_builders import CLEAN, KILLED
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.protocol.status import REASONS
+from tests.core.core_builders import CLEAN, KILLED
 from worker.core.events import Ended
 from worker.core.lifecycle import ENDS_WITH
 from worker.core.task import Reason, State, Usage

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition
-from simulation_strategies import DIGESTS, TOKENS
-from simulation_world import SLOTS, World
 
+from tests.faults.simulation_strategies import DIGESTS, TOKENS
+from tests.faults.simulation_world import SLOTS, World
 from worker.core.ledger import LAZY, RETRY
 from worker.core.pool import RunnerState
 from worker.core.runners import KINDS

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 
-from simulation_table import Table
-
+from tests.faults.simulation_table import Table
 from worker.core.changes import Result
 from worker.core.clock import Now
 from worker.core.commands import AddTask, Command, Done, Refused, Reply, StopTask, WatchTask

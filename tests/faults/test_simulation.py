@@ -12,10 +12,19 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
-from simulation_invariants import Invariants
-from simulation_strategies import DIGESTS, HONEST_REASONS, TOKENS, any_index, durations_us, exits, reports, specs
-from simulation_world import FakeRunner
 
+from tests.faults.simulation_invariants import Invariants
+from tests.faults.simulation_strategies import (
+    DIGESTS,
+    HONEST_REASONS,
+    TOKENS,
+    any_index,
+    durations_us,
+    exits,
+    reports,
+    specs,
+)
+from tests.faults.simulation_world import FakeRunner
 from worker.core.commands import (
     AddModule,
     AddTask,

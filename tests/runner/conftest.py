@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from guest_host import wat
-from zygote_host import AS_NOBODY, ZygoteHost, seal_memfd
+
+from tests.runner.guest_host import wat
+from tests.runner.zygote_host import AS_NOBODY, ZygoteHost, seal_memfd
 
 HELLO = """(module (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
     (memory (export "memory") 1) (data (i32.const 8) "hello\\n")

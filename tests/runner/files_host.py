@@ -7,13 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from guest_host import Result
-
 from runner.protocol.status import Outcome
+from tests.runner.guest_host import Result
 
 IN_A_PROCESS = """
 import os, sys
-from guest_host import Host, new_job
+from tests.runner.guest_host import Host, new_job
 from runner import invoke
 wasm, stdin, job = eval(sys.stdin.read())
 with Host() as host:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from guest_host import CEILING_BYTES, Host, wat
 
 from runner import settings
 from runner.compile import compile_module
 from runner.errors import EngineError
+from tests.runner.guest_host import CEILING_BYTES, Host, wat
 
 PAGE = settings.WASM_PAGE_BYTES
 ADD = '(module (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1))))'

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import wasmtime._bindings as theirs
-from guest_host import CEILING_BYTES, Host, wat
 
 from runner import capi, engine, settings
 from runner.errors import EngineError, EngineVersionError
+from tests.runner.guest_host import CEILING_BYTES, Host, wat
 
 ADD = '(module (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1))))'
 
@@ -266,7 +266,7 @@ def test_memories_that_are_exported_are_listed_whatever_else_is_exported() -> No
 
 PROTECTED = """
 import sys
-from guest_host import Host
+from tests.runner.guest_host import Host
 def writable_code():
     with open("/proc/self/maps") as maps:
         return sum(line.split()[1].startswith("rwx") for line in maps)

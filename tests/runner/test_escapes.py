@@ -7,10 +7,10 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from zygote_host import ZygoteHost
 
 from runner.protocol.status import OUTCOME, STARTED
 from runner.syscalls import NUMBERS, number_of
+from tests.runner.zygote_host import ZygoteHost
 
 Start = Callable[..., ZygoteHost]
 Artifact = Callable[..., int]

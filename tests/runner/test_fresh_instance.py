@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from guest_host import MIB, Host, command
 
 from runner.protocol import I32
+from tests.runner.guest_host import MIB, Host, command
 
 LOOP = "(loop $l (br $l))"
 COUNT = """(module (func (export "_start") (local $left i32)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from guest_host import MIB, Host, command
 
 from runner import invoke
 from runner.protocol.status import decode_outcome, encode_outcome
+from tests.runner.guest_host import MIB, Host, command
 
 LOOP = "(loop $l (br $l))"
 COUNT = """(module (func (export "_start") (local $left i32)

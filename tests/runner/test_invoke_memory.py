@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from guest_host import MIB, PAGE, Host, command
 
 from runner.protocol import I32, I64
 from tests.guests.build import guest
+from tests.runner.guest_host import MIB, PAGE, Host, command
 
 
 @pytest.fixture

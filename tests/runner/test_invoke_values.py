@@ -6,7 +6,6 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from guest_host import Host, command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from runner import invoke
 from runner.protocol import F32, F64, I32, I64
 from runner.protocol.status import decode_outcome, encode_outcome
 from tests.guests.build import guest
+from tests.runner.guest_host import Host, command
 
 
 @pytest.fixture

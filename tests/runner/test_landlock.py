@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from zygote_host import ROOT
 
 from runner import landlock
+from tests.runner.zygote_host import ROOT
 
 
 def has_landlock() -> bool:

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from guest_host import Host, command
 
 from runner import invoke
 from runner.errors import EngineError
+from tests.runner.guest_host import Host, command
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from zygote_host import ROOT
 
 from runner.errors import ProtocolError
 from runner.messages import MAX_FDS, Mailbox
 from runner.syscalls import unmap
+from tests.runner.zygote_host import ROOT
 
 Pair = tuple[socket.socket, socket.socket]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import wasm_bytes as w
 import wasmtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from runner import module
 from runner.errors import ModuleRefused
 from runner.module import Caps, Extern, FuncType, GlobalType, MemoryType, TableType
 from tests.guests.build import guest
+from tests.runner import wasm_bytes as w
 from worker.core.module import Extern as RowExtern
 from worker.core.module import Module as Row
 

@@ -8,15 +8,15 @@ from types import FrameType
 from typing import Any
 
 import pytest
-import wasm_bytes as w
 import wasmtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_module import GC_WAT, RICH_WAT, binary
 
 from runner import module
 from runner.errors import ModuleRefused
 from runner.module import Caps
+from tests.runner import wasm_bytes as w
+from tests.runner.test_module import GC_WAT, RICH_WAT, binary
 
 MALFORMED, LIMIT = "module_malformed", "module_limit"
 TYPES, FUNCTIONS, CODE = w.functions(1)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from zygote_host import AS_NOBODY, NOBODY, RUNNER_UID, Run, ZygoteHost
 
 from runner import mounts
 from runner.errors import SealError
@@ -15,6 +14,7 @@ from runner.mounts import Bound, Volume
 from runner.protocol import PROFILE_FILES
 from runner.protocol.control import FLAG_ONE_JOB
 from tests.guests.build import guest
+from tests.runner.zygote_host import AS_NOBODY, NOBODY, RUNNER_UID, Run, ZygoteHost
 
 Start = Callable[..., ZygoteHost]
 Artifact = Callable[..., int]

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from zygote_host import AS_NOBODY, ROOT, RUNNER_UID, ZygoteHost
 
 from runner import probe
 from runner.protocol import LAYERS, PROFILE_RUNNER
 from runner.seal import layer_mask
+from tests.runner.zygote_host import AS_NOBODY, ROOT, RUNNER_UID, ZygoteHost
 
 Start = Callable[..., ZygoteHost]
 Artifact = Callable[..., int]

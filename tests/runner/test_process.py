@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 
 import pytest
-from guest_host import wat
-from zygote_host import MIB, ZygoteHost, seal_memfd
 
 from runner.protocol import LAYERS, PROFILE_COMPILER, PROFILE_RUNNER
 from runner.protocol.control import ENTRY_EXPORT, FLAG_ONE_JOB, Load, encode_compile, encode_load, encode_stop
 from runner.protocol.status import BYE, OUTCOME, READY, STARTED
+from tests.runner.guest_host import wat
+from tests.runner.zygote_host import MIB, ZygoteHost, seal_memfd
 
 Start = Callable[..., ZygoteHost]
 Artifact = Callable[..., int]

@@ -7,7 +7,6 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol_strategies import fields, jobs, u8, u32, u64
 
 from runner.errors import ProtocolError
 from runner.protocol.control import (
@@ -27,6 +26,7 @@ from runner.protocol.control import (
     encode_stop,
 )
 from runner.protocol.strings import pack_strings, unpack_strings
+from tests.runner.protocol_strategies import fields, jobs, u8, u32, u64
 
 HEAD = struct.Struct("<BQBBQQIQ")
 EMPTY = pack_strings(())

@@ -7,7 +7,6 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol_strategies import details, fields, i32, spawns, u8, u64
 
 from runner.errors import ProtocolError
 from runner.protocol import MAX_DETAIL_BYTES, PROFILE_COMPILER, PROFILE_FILES, PROFILE_NAMES, PROFILE_RUNNER
@@ -23,6 +22,7 @@ from runner.protocol.spawn import (
     encode_spawned,
 )
 from runner.protocol.strings import pack_strings
+from tests.runner.protocol_strategies import details, fields, i32, spawns, u8, u64
 
 HEAD = struct.Struct("<BQBIIH")
 

@@ -11,7 +11,6 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol_strategies import fields, outcomes, u32, u64
 
 from runner.errors import ProtocolError
 from runner.protocol import MAX_DETAIL_BYTES, VERSION
@@ -42,6 +41,7 @@ from runner.protocol.status import (
     encode_ready,
     encode_started,
 )
+from tests.runner.protocol_strategies import fields, outcomes, u32, u64
 
 START = 0
 # The shortest way to each place in the conversation.

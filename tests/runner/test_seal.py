@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from zygote_host import MIB, RUNNER_UID, Run, ZygoteHost
 
 from runner import seal
 from runner.errors import SealError
 from runner.inherit import OOM_SCORE, Inheritance
 from runner.protocol import LAYER_BITS, LAYERS, PROFILE_COMPILER, PROFILE_RUNNER
 from runner.syscalls import F_SEAL_WRITE, number_of, seals_of
+from tests.runner.zygote_host import MIB, RUNNER_UID, Run, ZygoteHost
 
 Start = Callable[..., ZygoteHost]
 Artifact = Callable[..., int]

@@ -8,15 +8,15 @@ import subprocess
 import sys
 
 import pytest
-from bpf import answer
 from hypothesis import given
 from hypothesis import strategies as st
-from zygote_host import AS_NOBODY, ROOT
 
 from runner import allow, seccomp
 from runner.protocol import PROFILE_NAMES
 from runner.seccomp import AUDIT_ARCH, RET_ALLOW, RET_ERRNO, RET_KILL_PROCESS, Rule, assemble
 from runner.syscalls import AARCH64, MACHINE, NUMBERS, X86_64, number_of
+from tests.runner.bpf import answer
+from tests.runner.zygote_host import AS_NOBODY, ROOT
 
 MACHINES = (X86_64, AARCH64)
 I386_ARCH, ARM_ARCH = 0x40000003, 0x40000028

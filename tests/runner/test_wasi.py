@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from files_host import run_with_files
-from guest_host import Host, data_segment, probe
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from wasi_oracle import TRAPPED, Oracle, probe_module
 
 from runner import invoke
 from runner import wasi_abi as abi
 from tests.guests.build import guest
+from tests.runner.files_host import run_with_files
+from tests.runner.guest_host import Host, data_segment, probe
+from tests.runner.wasi_oracle import TRAPPED, Oracle, probe_module
 
 PROBED = sorted(name for name in abi.SIGNATURES if name != "proc_exit")
 
@@ -193,7 +193,7 @@ def test_the_monotonic_clock_begins_with_the_instance(host: Host) -> None:
 
 BLOCKED = """
 import os, signal, sys
-from guest_host import Host, new_job
+from tests.runner.guest_host import Host, new_job
 from runner import invoke
 from tests.guests.build import guest
 with Host() as host:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from files_host import run_with_files
-from guest_host import Host
-from wasi_oracle import Oracle
 
 from tests.guests.build import guest
+from tests.runner.files_host import run_with_files
+from tests.runner.guest_host import Host
+from tests.runner.wasi_oracle import Oracle
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from guest_host import PAGE, WORD, Host, data_segment, probe
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wasi_oracle import probe_module
 
 from runner import invoke
 from runner import wasi_abi as abi
 from runner.wasi_memory import MAX_BUFFERS
+from tests.runner.guest_host import PAGE, WORD, Host, data_segment, probe
+from tests.runner.wasi_oracle import probe_module
 
 PROBED = sorted(name for name in abi.SIGNATURES if name != "proc_exit")
 

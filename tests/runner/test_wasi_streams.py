@@ -7,15 +7,15 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from guest_host import Host, data_segment, new_job, probe
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wasi_oracle import probe_module
 
 from runner import invoke
 from runner import wasi_abi as abi
 from runner.errors import RunnerError
 from tests.guests.build import guest
+from tests.runner.guest_host import Host, data_segment, new_job, probe
+from tests.runner.wasi_oracle import probe_module
 
 
 @pytest.fixture

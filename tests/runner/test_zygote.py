@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from zygote_host import RUNNER_UID, ZygoteHost, zygote_argv
 
 from runner.protocol import PROFILE_COMPILER, PROFILE_RUNNER
 from runner.protocol.control import encode_stop
@@ -25,6 +24,7 @@ from runner.zygote import (
     ArgumentError,
     Arguments,
 )
+from tests.runner.zygote_host import RUNNER_UID, ZygoteHost, zygote_argv
 
 LIBC_SIGNALS = 1 << 31 | 1 << 32  # 32 and 33, libc's own for its threads
 
@@ -59,8 +59,8 @@ def test_a_job_runs_from_fork_to_reaped(zygote: ZygoteHost, artifact: Artifact) 
 
 
 def test_a_module_compiles_and_runs(zygote: ZygoteHost) -> None:
-    from conftest import HELLO
-    from guest_host import wat
+    from tests.runner.conftest import HELLO
+    from tests.runner.guest_host import wat
 
     outcome, made = zygote.compile(wat(HELLO))
     assert "exit" == outcome.reason
@@ -324,7 +324,7 @@ def with_capabilities() -> tuple[str, ...]:
     """Exec as --user with the zygote's capabilities, as the coordinator does."""
     import sys
 
-    from zygote_host import ROOT
+    from tests.runner.zygote_host import ROOT
 
     code = f"""import os, sys; sys.path.append({ROOT!r})
 from worker import capabilities

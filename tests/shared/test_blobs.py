@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import task_id
 
+from tests.shared.samples import task_id
 from worker.errors import BadName
 from worker.shared.blobs import Blobs
 

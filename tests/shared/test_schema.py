@@ -7,8 +7,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from samples import insert, make_task, task_id
 
+from tests.shared.samples import insert, make_task, task_id
 from worker.errors import SchemaTooNew, TableCorrupt, TableError, TableNotOurs
 from worker.shared.schema import MIGRATIONS, backup_path, open_for_reading, open_for_writing
 from worker.shared.table import TableReader, TableWriter

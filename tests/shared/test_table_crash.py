@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from samples import make_task, note, task_id
 
+from tests.shared.samples import make_task, note, task_id
 from worker.core.changes import InsertTask, UpdateTask
 from worker.core.task import State, Status
 from worker.shared.blobs import Blobs

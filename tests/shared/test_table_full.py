@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from samples import insert, make_task, note, task_id
 
+from tests.shared.samples import insert, make_task, note, task_id
 from worker.core.changes import Applied, InsertTask, UpdateTask, WriteFailed
 from worker.core.task import State, Status
 from worker.shared.blobs import Blobs

@@ -8,8 +8,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from samples import insert, make_task, note, task_id
 
+from tests.shared.samples import insert, make_task, note, task_id
 from worker.core.changes import Applied, DropModule, InsertModule, InsertTask, Replay, UpdateTask, WriteFailed
 from worker.core.commands import Idempotency
 from worker.core.module import Extern, Module
