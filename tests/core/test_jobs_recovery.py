@@ -52,6 +52,15 @@ def test_what_had_a_runner_goes_back_where_retry_allows(state: State) -> None:
     assert {"queue"} == driver.timers
 
 
+def test_what_had_begun_is_lost_though_its_row_says_that_it_waits() -> None:
+    task = make_task()
+    driver = Driver()
+    driver.node.restore([task], [], START, frozenset({task.id}))
+    driver.settle()
+    assert (State.FAILED, Reason.LOST) == driver.ended()
+    assert State.SCHEDULED == driver.status().previous_state
+
+
 def test_what_was_being_stopped_is_stopped() -> None:
     running = task_in(State.RUNNING, retry_max=5)
     stopping = make_task(status=type(running.status)(state=State.RUNNING, stopping=True), retry_max=5)

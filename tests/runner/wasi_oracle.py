@@ -34,10 +34,14 @@ def probe_module(data: str = "") -> str:
 class Oracle:
     """wasmtime's own WASI; every call and run gets a store of its own. `with Oracle() as oracle: ...`."""
 
-    def __init__(self) -> None:
+    def __init__(self, user: int | None = None) -> None:
+        """`user`: the uid and gid that guests work with, for what they may do with files is to be compared too."""
         environment = {**os.environ, "PYTHONPATH": os.getcwd()}
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            [sys.executable, __file__, *([] if user is None else [str(user)])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
         )
 
     def __enter__(self) -> Oracle:
@@ -60,10 +64,12 @@ class Oracle:
         env: tuple[tuple[str, str], ...] = (),
         stdin: bytes = b"",
         mounts: tuple[tuple[Path, str], ...] = (),
-    ) -> tuple[int, bytes, bytes]:
-        """A command's (exit code, stdout, stderr)."""
+        read_only: bool = False,
+    ) -> tuple[int | str, bytes, bytes]:
+        """A command's (exit code or TRAPPED, stdout, stderr). `read_only` holds for all mounts."""
         (scratch / "stdin").write_bytes(stdin)
-        code: int = self._ask("run", wasm, str(scratch), args, env, [(str(host), guest) for host, guest in mounts])
+        preopens = [(str(host), guest, not read_only) for host, guest in mounts]
+        code: int | str = self._ask("run", wasm, str(scratch), args, env, preopens)
         return code, (scratch / "stdout").read_bytes(), (scratch / "stderr").read_bytes()
 
     def _ask(self, *question: object) -> Any:
@@ -102,23 +108,29 @@ class _Answers:
         except (self._wasmtime.WasmtimeError, self._wasmtime.Trap):
             return TRAPPED
 
-    def run(self, wasm: bytes, scratch: str, args: Any, env: Any, mounts: Any) -> int:
+    def run(self, wasm: bytes, scratch: str, args: Any, env: Any, mounts: Any) -> int | str:
         config = self._wasmtime.WasiConfig()
         config.argv, config.env = list(args), list(env)
         config.stdin_file = f"{scratch}/stdin"
         config.stdout_file, config.stderr_file = f"{scratch}/stdout", f"{scratch}/stderr"
-        for host, guest in mounts:
-            config.preopen_dir(host, guest)
+        for host, guest, mutable in mounts:
+            config.preopen_dir(host, guest, mutable)
         store, exports = self._exports(wasm, config)
         try:
             exports["_start"](store)
         except self._wasmtime.ExitTrap as end:
             return int(end.code)
+        except self._wasmtime.Trap:
+            return TRAPPED
         return 0
 
 
 def _serve() -> None:
     answers = _Answers()
+    if user := int(sys.argv[1]) if len(sys.argv) > 1 else 0:  # now that everything is imported
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
     while True:
         try:
             method, *arguments = pickle.load(sys.stdin.buffer)

@@ -161,6 +161,8 @@ class Artifacts:
                 self._events.failed(digest, result.failure)
         else:
             self.compiled += 1
+            if digest in self._waiting:  # asked for again while a cancelled compiler came to its end all the same
+                self._waiting.remove(digest)
             name, fd = artifact_key(digest, self._fingerprint), result.artifact_fd
             self._background.submit(lambda: self._store.store(name, fd), lambda size: self._stored(digest, fd, size))
         self._compile_next()
@@ -175,6 +177,10 @@ class Artifacts:
         self._events.failed(digest, f"the artifact can't be sealed: {size}")
 
     def _keep(self, digest: str, fd: int, size: int) -> None:
+        if digest in self._memory:
+            old_fd, old_size = self._memory.pop(digest)
+            self._memory_bytes -= old_size
+            os.close(old_fd)
         self._memory[digest] = (fd, size)
         self._memory_bytes += size
         self._events.ready(digest)

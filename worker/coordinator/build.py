@@ -29,7 +29,7 @@ from worker.coordinator.zygote import Zygote
 from worker.coordinator.zygote_program import ZygoteProgram
 from worker.core.jobs import JobSettings
 from worker.core.node import Node, NodeSettings
-from worker.core.task import FINAL, State
+from worker.core.task import FINAL, State, Task
 from worker.heartbeat import Heartbeat
 from worker.shared.blobs import Blobs
 from worker.shared.channel import Server
@@ -136,7 +136,7 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
             runners,
             lambda: stats.document(load_of(node, reader)),
         )
-        node.restore(live, digests, clock())
+        node.restore(live, digests, clock(), begun_of(live, blobs))
         page = PageWriter(inherited.page)
         page.set_event_seq(writer.event_seq)
         yield Loop(
@@ -152,6 +152,11 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
             heartbeat=Heartbeat(inherited.beat),
             drain_us=round(config.drain_s * 1_000_000),
         )
+
+
+def begun_of(live: list[Task], blobs: Blobs) -> frozenset[str]:
+    """Tasks in their first attempt that have output files: these are made right before the fork, and for it alone."""
+    return frozenset(task.id for task in live if task.status.attempts == 1 and blobs.output_paths(task.id)[0].exists())
 
 
 def load_of(node: Node, reader: TableReader) -> Load:

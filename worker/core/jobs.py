@@ -76,12 +76,17 @@ class Jobs:
         """The task's row is on disk: start its way."""
         self._wait(self._enter(task, now), now)
 
-    def recover(self, task: Task, now: Now) -> None:
-        """A task that the table holds as alive at start: what ran is lost or goes back, what waited goes on."""
-        if task.status.state is State.PENDING:
+    def recover(self, task: Task, begun: bool, now: Now) -> None:
+        """A task that the table holds as alive at start: what ran is lost or goes back, what waited goes on.
+
+        `begun`: a runner was made for it, though the row that says so did not reach the disk.
+        """
+        if task.status.state is State.PENDING and not begun:
             self.admit(task, now)
             return
         live = self._enter(task, now)
+        if task.status.state is State.PENDING:
+            self._step(live, SlotAssigned(), now)
         if task.status.stopping:
             self._step(live, Ended(Reason.STOPPED, detail="the worker restarted while it was being stopped"), now)
         else:

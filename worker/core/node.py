@@ -79,12 +79,15 @@ class Node:
 
     # -- from the table, at start ------------------------------------------------------------------------------------
 
-    def restore(self, tasks: list[Task], modules: list[str], now: Now) -> None:
-        """Take up what the table holds: tasks that aren't final, oldest first, and the digests of all modules."""
+    def restore(self, tasks: list[Task], modules: list[str], now: Now, begun: frozenset[str] = frozenset()) -> None:
+        """Take up what the table holds: tasks that aren't final, oldest first, and the digests of all modules.
+
+        `begun` are the tasks for which something shows that a runner was made, whatever their row says.
+        """
         self.modules.update(modules)
         for task in tasks:
             self._count_open(task.token, 1)
-            self.jobs.recover(task, now)
+            self.jobs.recover(task, task.id in begun, now)
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
