@@ -65,7 +65,7 @@ class Config:
     # Where
     bind: str = _option("127.0.0.1:8470", "address to serve on, HOST:PORT; port 0 takes a free one", restart=True)
     calls_bind: str | None = _option(
-        None, "one more address, for function calls alone (which come with a later version)", restart=True
+        None, "one more address, for function calls alone (a later version's)", restart=True
     )
     data_dir: str = _option("", "directory of the task table, blobs and sockets; made with mode 0700", restart=True)
     user: str = _option("nobody", "whom everything but launcher and runners runs as; only as root", restart=True)
