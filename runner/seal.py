@@ -24,6 +24,7 @@ from runner.syscalls import (
     RLIMIT_NOFILE,
     RLIMIT_NPROC,
     drop_capabilities,
+    hard_limit,
     prctl,
     set_limit,
 )
@@ -40,7 +41,13 @@ _EPERM, _ESRCH = 1, 3
 # Descriptors below this may be opened: what a job brings lands on 5 to 7, and the module's image lies above.
 RUNNER_NOFILE = 8
 FILES_NOFILE = 1024  # a guest with mounts opens files; wasmtime's runtime needs about ten
-FILES_NPROC = 64  # threads of the runner's uid; wasmtime's runtime has up to some tens, idle ones end after 10 s
+# Threads of the runner's uid: wasmtime's runtime has one a core and some more, of which idle ones end after 10 s.
+FILES_NPROC = 64 + len(os.sched_getaffinity(0))
+# The same where the uid isn't the runner's alone: the kernel counts all that its owner and other runners have, and a
+# runtime that gets no thread takes its process down.
+SHARED_NPROC = 1 << 15
+# What guests make in volumes can be read by a job that mounts it read-only, whose uid is another.
+_VOLUME_UMASK = 0o022
 # SIGXCPU ends a process at the soft limit; SIGKILL ends one that outlives it.
 CPU_GRACE_S = 2
 
@@ -49,10 +56,10 @@ class Subject:
     """The process that is sealed: who it is to be, and what it may use.
 
     `memory_bytes` is what it may add to its private memory from now on, `cpu_s` its CPU time. `ready` once READY is
-    said: what fails before it can still be told.
+    said: what fails before it can still be told. `shared_uid` if others have its uid too.
     """
 
-    __slots__ = ("bounds", "cpu_s", "gid", "inherited", "memory_bytes", "profile", "ready", "uid")
+    __slots__ = ("bounds", "cpu_s", "gid", "inherited", "memory_bytes", "profile", "ready", "shared_uid", "uid")
 
     def __init__(
         self,
@@ -71,7 +78,7 @@ class Subject:
         self.bounds = bounds
         self.memory_bytes = memory_bytes
         self.cpu_s = cpu_s
-        self.ready = False
+        self.ready = self.shared_uid = False
 
 
 class Step:
@@ -89,10 +96,12 @@ def _take_identity(subject: Subject) -> None:
     inherited = subject.inherited
     if not inherited.has("uid"):
         subject.uid, subject.gid = os.getuid(), os.getgid()
+        subject.shared_uid = True
         return
     if subject.bounds:
         own = subject.uid, subject.gid
         subject.uid, subject.gid = mounts.identity(subject.bounds, own, inherited.forbidden_uids)
+        subject.shared_uid = subject.uid != own[0]
     if subject.uid in inherited.forbidden_uids or not subject.gid:
         raise PermissionError(_EPERM, "neither root nor the worker's own user")
 
@@ -102,6 +111,7 @@ def _mount(subject: Subject) -> None:
         return
     if not (subject.inherited.has("namespaces") and subject.inherited.has("chroot")):
         raise PermissionError(_EPERM, "without a mount name space and chroot there are no mounts")
+    os.umask(_VOLUME_UMASK)
     mounts.build_root(subject.inherited.root, subject.bounds, (subject.uid, subject.gid))
 
 
@@ -146,7 +156,10 @@ def _limit_files_size(subject: Subject) -> None:
 
 
 def _limit_processes(subject: Subject) -> None:
-    set_limit(RLIMIT_NPROC, FILES_NPROC if subject.profile == PROFILE_FILES else 0)
+    most = 0
+    if subject.profile == PROFILE_FILES:
+        most = min(SHARED_NPROC if subject.shared_uid else FILES_NPROC, hard_limit(RLIMIT_NPROC))
+    set_limit(RLIMIT_NPROC, most)
 
 
 def _limit_descriptors(subject: Subject) -> None:

@@ -73,7 +73,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    """Exit code 0 where the seal is full, 1 where a layer is missing."""
+    """Exit code OK where the seal is full, REDUCED where a layer is missing."""
     runner_uid = Config().runner_uid_first if os.geteuid() == 0 else 0
     with tempfile.TemporaryDirectory(prefix="galago-doctor-") as root:
         findings = probe.run(Path(root), runner_uid)

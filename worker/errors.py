@@ -14,10 +14,10 @@ class ExitCode(IntEnum):
 
     OK = 0
     FORCED = 1  # a second SIGTERM or SIGINT: ended at once, not drained
-    REDUCED = 1  # doctor: a layer of the seal is missing
     USAGE = 2
     BOOT_FAILED = 3
     APP_FAILED = 4
+    REDUCED = 5  # doctor: a layer of the seal is missing
     NEVER_READY = 69  # the circuit breaker: a process was started again and again and never got ready
     INTERNAL = 70
     CANT_BIND = 71

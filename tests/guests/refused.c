@@ -38,7 +38,9 @@ static void look(const char *name) {
     say("open for both", open(below(name), O_RDWR));
     say("open to append", open(below(name), O_WRONLY | O_APPEND));
     say("open to truncate", open(below(name), O_WRONLY | O_TRUNC));
-    say("times by path", utimensat(AT_FDCWD, below(name), NULL, 0));
+    // Of what can't be opened the engine sets times through /proc, where there is one: not the same everywhere.
+    if (fd >= 0)
+        say("times by path", utimensat(AT_FDCWD, below(name), NULL, 0));
     printf("holds \"%s\"\n", text);
 }
 

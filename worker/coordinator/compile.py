@@ -26,7 +26,7 @@ from worker.core.verdict import Exit
 
 COMPILE_JOB_ID = 1
 # How often a fork is tried again because the zygote died over it.
-FORK_ATTEMPTS = 3
+FORK_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,8 @@ class Compilation:
             self._fail(f"the compiler broke its protocol: {self._broken}")
         elif outcome is None or exit_.signal is not None:
             how = f"died by {exit_.signal}" if exit_.signal else f"ended with status {exit_.code}"
+            if exit_.signal == "SIGXCPU":
+                how = "used more CPU time than compile_wall_s allows"
             # Its limits end it by other signals: SIGKILL is the machine's memory that ran out, or somebody's hand.
             at_limit = exit_.signal != "SIGKILL"
             self._fail(f"the compiler {how}{', most likely at one of its limits' * at_limit}", deterministic=at_limit)

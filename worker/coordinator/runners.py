@@ -23,7 +23,7 @@ from worker.core.verdict import Exit
 from worker.shared.blobs import Blobs
 
 # How often a fork is tried again because the zygote died over it, before the task ends `init_failed`.
-FORK_ATTEMPTS = 3
+FORK_ATTEMPTS = 10
 
 _LAYER_MASKS: dict[int, tuple[str, ...]] = {}
 

@@ -38,7 +38,7 @@ class ZygoteProgram:
             f"max_memory_bytes={config.max_memory_bytes}",
             f"max_output_bytes={config.max_output_bytes}",
             f"compiler_memory_bytes={config.compile_memory_bytes}",
-            f"compiler_cpu_s={config.compile_wall_s}",
+            f"compiler_cpu_s={config.compile_wall_s + 1}",  # the coordinator's own kill comes first
             f"user_uid={os.getuid()}",
             *(f"volume={volume}" for volume in config.volumes),
         ]
