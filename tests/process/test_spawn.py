@@ -92,7 +92,9 @@ def test_signals_are_at_their_defaults_and_unblocked() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     # Python itself ignores SIGPIPE and SIGXFSZ once it runs.
     python_s = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
-    assert (found["blocked"], found["ignored"]) == ("0" * 16, python_s)
+    # What glibc keeps for itself (32, 33) can't be set, and comes as whoever started the tests left it.
+    ours = sum(1 << number - 1 for number in signal.valid_signals())
+    assert (found["blocked"], found["ignored"] & ours) == ("0" * 16, python_s)
 
 
 def test_it_has_a_session_of_its_own_no_stdin_and_no_way_to_new_privileges() -> None:

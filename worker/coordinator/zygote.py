@@ -101,6 +101,8 @@ class Zygote:
             assert self._process is not None
             fds = [child.control_theirs.fileno(), child.status_theirs]
             socket.send_fds(self._process.socket, [encode_spawn(spawn)], fds)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # dead already: when that is told, this request fails with the others and may be tried again
         except OSError as error:
             self._fail(spawn.request_id, Failure(f"the zygote could not be asked: {error.strerror or error}"))
 
