@@ -14,8 +14,6 @@ from worker.logs import configure
 from worker.prctl import set_undumpable
 from worker.spawn import child_fds
 
-SWITCH_INTERVAL_S = 0.0002
-
 _log = logging.getLogger("worker.coordinator")
 
 
@@ -27,8 +25,6 @@ def main() -> int:
     capabilities.settle_coordinator()
     # The MAC key and the tokens' hashes are in here: no core dump, no ptrace by another process of `--user`.
     set_undumpable()
-    # The loop shares the interpreter's lock with the commit thread; Python's 5 ms would be most of a short job's time.
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         with build(config, Inherited(**{name: fds[name] for name in ("config", "page", "commands", "beat")})) as loop:
             loop.run()
