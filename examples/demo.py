@@ -41,11 +41,11 @@ int main(int argc, char **argv) {
         sleep(3600);
     }
     unsigned long best = 1, at = 1, n;
-    for (n = 1; n < 1000000; n++) {
+    for (n = 1; n < 100000; n++) {
         unsigned long steps = collatz(n);
         if (steps > best) best = steps, at = n;
     }
-    printf("below 1,000,000 the longest Collatz way starts at %lu: %lu steps\n", at, best);
+    printf("below 100,000 the longest Collatz way starts at %lu: %lu steps\n", at, best);
     return 0;
 }
 """
@@ -129,7 +129,7 @@ def show(title: str, task: dict[str, Any]) -> None:
     said = task["stdout"].strip() or "(nothing)"
     ms = {name: (task[f"{name}_us"] or 0) / 1000 for name in ("queue", "init", "run", "wall", "cpu")}
     print(f"\n{title}")
-    print(f"  {task['state']}, reason {task['reason']}" + (f" - {task['detail']}" if task["detail"] else ""))
+    print(f"  {task['state']}, reason {task['reason']}" + (f" - {task['detail'].splitlines()[0]}" if task["detail"] else ""))
     print(f"  said: {said}")
     print(
         f"  fuel {task['fuel_used'] if task['fuel_used'] is not None else 'unknown'}; "
