@@ -129,7 +129,8 @@ def show(title: str, task: dict[str, Any]) -> None:
     said = task["stdout"].strip() or "(nothing)"
     ms = {name: (task[f"{name}_us"] or 0) / 1000 for name in ("queue", "init", "run", "wall", "cpu")}
     print(f"\n{title}")
-    print(f"  {task['state']}, reason {task['reason']}" + (f" - {task['detail'].splitlines()[0]}" if task["detail"] else ""))
+    why = f" - {task['detail'].splitlines()[0]}" if task["detail"] else ""
+    print(f"  {task['state']}, reason {task['reason']}{why}")
     print(f"  said: {said}")
     print(
         f"  fuel {task['fuel_used'] if task['fuel_used'] is not None else 'unknown'}; "
