@@ -14,6 +14,8 @@ import stat
 from runner import landlock
 from runner.errors import SealError
 from runner.syscalls import (
+    CAP_DAC_OVERRIDE,
+    CAP_DAC_READ_SEARCH,
     CLONE_NEWNS,
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOEXEC,
@@ -22,9 +24,11 @@ from runner.syscalls import (
     attach_mount,
     call,
     clone_mount,
+    effective_capabilities,
     mount,
     number,
     open_beneath,
+    set_effective_capabilities,
     set_mount_attributes,
     unshare,
 )
@@ -37,6 +41,7 @@ MOUNT_POINT = b"/m%d"
 # Room for the mount points and no more; the root is made read-only once they are there.
 _ROOT_OPTIONS = b"size=64k,nr_inodes=64,mode=0755"
 _HELD = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+_READ_ALL = 1 << CAP_DAC_OVERRIDE | 1 << CAP_DAC_READ_SEARCH
 _PATH_ONLY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -136,12 +141,15 @@ def _bind(bound: Bound, target: bytes, who: tuple[int, int]) -> None:
 
 def _open_as(who: tuple[int, int], volume_fd: int, path: bytes) -> int:
     """Open a directory below a volume with another identity's rights. O_PATH: it is neither read nor written."""
-    uid, gid = os.getuid(), os.getgid()
+    uid, gid, capabilities = os.getuid(), os.getgid(), effective_capabilities()
     _set_file_identity(who[0], who[1])
+    # Only a change from root takes these away by itself, and the zygote of a worker in root's home is another with one.
+    set_effective_capabilities(effective_capabilities() & ~_READ_ALL)
     try:
         fd = open_beneath(volume_fd, path or b".", os.O_PATH | os.O_DIRECTORY)
     finally:
         _set_file_identity(uid, gid)
+        set_effective_capabilities(capabilities)
     if not stat.S_ISDIR(os.fstat(fd).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, "a mount is a directory")
     return fd

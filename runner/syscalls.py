@@ -246,7 +246,10 @@ _NO_CAPABILITIES = (c_uint32 * 6)()
 _CAP_HEAD_ADDRESS = addressof(_cap_head)
 _NO_CAPABILITIES_ADDRESS = addressof(_NO_CAPABILITIES)
 
-CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN = 5, 6, 7, 18, 21  # linux/capability.h
+# linux/capability.h
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_ADMIN = (
+    *(1, 2, 5, 6, 7, 18, 21),
+)
 
 
 def effective_capabilities() -> int:
@@ -254,6 +257,13 @@ def effective_capabilities() -> int:
     call(_CAPGET, _CAP_HEAD_ADDRESS, addressof(_cap_words))
     mask: int = _cap_words[0] | _cap_words[3] << 32
     return mask
+
+
+def set_effective_capabilities(mask: int) -> None:
+    """Make `mask` effective, which has to lie within the permitted set; that and the inheritable one stay."""
+    call(_CAPGET, _CAP_HEAD_ADDRESS, addressof(_cap_words))
+    _cap_words[0], _cap_words[3] = mask & 0xFFFFFFFF, mask >> 32
+    call(_CAPSET, _CAP_HEAD_ADDRESS, addressof(_cap_words))
 
 
 def drop_capabilities() -> None:
