@@ -8,6 +8,7 @@ and on a copy of the same files. Exit, both streams and the files that are left 
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ NAME = "guest"
 ENV = {"LANG": "C", "EMPTY": "", "EQUALS": "a=b", "LONG": "v" * 4000}
 MIB = 1 << 20
 FUEL = 10**12
+COUNT = itertools.count()
 
 needs_mounts = pytest.mark.root  # an ordinary user has them only where the kernel lets it make a user name space
 
@@ -89,9 +91,9 @@ def oracle() -> Iterator[Oracle]:
 
 
 @pytest.fixture
-def scratch(place: Path, request: pytest.FixtureRequest) -> Path:
+def scratch(place: Path) -> Path:
     """Where the oracle puts streams and files."""
-    return owned(place / f"oracle-{abs(hash(request.node.nodeid))}")
+    return owned(place / f"oracle-{next(COUNT)}")
 
 
 def owned(directory: Path) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -181,6 +183,36 @@ def test_a_mount_opens_nothing_that_its_uid_could_not_reach(
     (volume / "private" / "deep").mkdir()
     host = start_zygote(f"volume=v={volume}")
     assert "Permission denied" in refusal(host, artifact(), (b"v", b"private/deep", True))
+
+
+PRIVILEGED = """
+import os, sys
+from runner import mounts, syscalls
+syscalls.prctl(8, 1)  # PR_SET_KEEPCAPS
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+held = 1 << syscalls.CAP_DAC_READ_SEARCH | 1 << syscalls.CAP_SETGID | 1 << syscalls.CAP_SETUID
+syscalls.set_effective_capabilities(held)
+volume_fd = os.open(sys.argv[1], os.O_PATH)
+os.close(os.open(sys.argv[1] + "/private/deep", os.O_PATH))
+try:
+    mounts._open_as((60_001, 60_001), volume_fd, b"private/deep")
+except PermissionError:
+    print("refused", syscalls.effective_capabilities() == held)
+os.close(mounts._open_as((60_500, 60_500), volume_fd, b"private/deep"))
+"""
+
+
+@pytest.mark.root
+def test_a_zygote_that_may_read_all_does_not_look_for_mounts_with_that_right(volume: Path) -> None:
+    """Another uid than root keeps the right when its file identity changes: a worker whose code is in root's home."""
+    (volume / "private").mkdir(mode=0o700)
+    (volume / "private" / "deep").mkdir()
+    give(volume, OWNER)
+    command = [sys.executable, "-c", PRIVILEGED, str(volume)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ("", "refused True\n") == (ended.stderr, ended.stdout)
 
 
 def test_two_writers_can_not_share_a_runner(tmp_path: Path) -> None:
