@@ -116,7 +116,7 @@ def child_main(prepared: Prepared, subject: seal.Subject) -> NoReturn:
 
 def _say_ready(prepared: Prepared, subject: seal.Subject, load_us: int) -> None:
     subject.ready = True
-    os.write(STATUS_FD, encode_ready(Ready(prepared.masks[subject.profile], load_us)))
+    os.write(STATUS_FD, encode_ready(Ready(prepared.masks[subject.profile], load_us, subject.uid)))
 
 
 class _Runner:

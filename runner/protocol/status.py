@@ -6,7 +6,7 @@
 +------+----+-----+----------+=================+
 
 HELLO    (empty)                                        first frame, right after the fork
-READY    u32 layers, u64 load_us                        sealed, artifact loaded; layers is a bit mask of LAYERS
+READY    u32 layers, u64 load_us, u32 uid               sealed, artifact loaded; layers is a bit mask of LAYERS
 STARTED  u64 job_id                                     the job was read, the guest is about to run
 OUTCOME  OUTCOME_HEAD, n * (u8 kind, u64 bits), detail  how it ended, with usage
 BYE      (empty)                                        last frame; EOF without it is a crash
@@ -110,7 +110,7 @@ FLAG_EXIT_CODE = 1
 FLAG_STDOUT_TRUNCATED = 2
 FLAG_STDERR_TRUNCATED = 4
 
-_READY = struct.Struct("<IQ")
+_READY = struct.Struct("<IQI")
 _STARTED = struct.Struct("<Q")
 # job_id, reason, trap_code, flags, exit_code, fuel_used, init_us, run_us, cpu_us, peak_memory_bytes, results, detail
 _OUTCOME = struct.Struct("<QBBBxiQQQQQHH")
@@ -128,13 +128,17 @@ class Frame:
 
 
 class Ready:
-    """READY: `layers` is a bit mask of LAYER_BITS, `load_us` how long the artifact took to load."""
+    """READY: `layers` is a bit mask of LAYER_BITS, `load_us` how long the artifact took to load, `uid` who it now is.
 
-    __slots__ = ("layers", "load_us")
+    The uid is the runner's to tell: with a writable volume it is the owner's, which is looked up where it is mounted.
+    """
 
-    def __init__(self, layers: int, load_us: int) -> None:
+    __slots__ = ("layers", "load_us", "uid")
+
+    def __init__(self, layers: int, load_us: int, uid: int) -> None:
         self.layers = layers
         self.load_us = load_us
+        self.uid = uid
 
 
 class Outcome:
@@ -200,7 +204,7 @@ def encode_frame(kind: int, payload: bytes = b"") -> bytes:
 
 
 def encode_ready(ready: Ready) -> bytes:
-    return encode_frame(READY, _READY.pack(ready.layers, ready.load_us))
+    return encode_frame(READY, _READY.pack(ready.layers, ready.load_us, ready.uid))
 
 
 def decode_ready(payload: bytes) -> Ready:

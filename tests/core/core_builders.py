@@ -152,8 +152,8 @@ class Driver:
         jobs = self.node.jobs
         runner = jobs.pool.runners[runner_id]
         if runner.pid == 0:
-            jobs.spawned(runner_id, 4711, 60_001)
-            jobs.runner_ready(runner_id, ("seccomp",), 250)
+            jobs.spawned(runner_id, 4711)
+            jobs.runner_ready(runner_id, 60_001, ("seccomp",), 250)
         jobs.job_started(runner_id, runner.job_id, self.now)
         self.take()
 

@@ -288,7 +288,7 @@ def test_a_runner_that_lingers_after_its_report_is_killed_and_the_report_stands(
 
 def test_a_runner_that_could_not_load_its_artifact_says_why(driver: Driver) -> None:
     driver.schedule()
-    driver.node.jobs.spawned(1, 4711, 60_001)
+    driver.node.jobs.spawned(1, 4711)
     driver.node.jobs.job_reported(1, 0, Report("link_failed", detail="unknown import"), driver.now)
     driver.take()
     assert {"linger"} == driver.timers

@@ -33,7 +33,7 @@ def scheduled(driver: Driver) -> None:
 
 def ready(driver: Driver) -> None:
     driver.schedule()
-    driver.node.jobs.runner_ready(1, (), 1)
+    driver.node.jobs.runner_ready(1, 60_001, (), 1)
 
 
 def running(driver: Driver) -> None:
@@ -52,7 +52,7 @@ def warm_running(driver: Driver) -> None:
 def refused_load(driver: Driver) -> None:
     driver.schedule()
     driver.node.jobs.job_reported(1, 0, Report("init_failed"), driver.now)
-    driver.node.jobs.runner_ready(1, (), 1)
+    driver.node.jobs.runner_ready(1, 60_001, (), 1)
 
 
 HOSTILE: list[tuple[str, Callable[[Driver], None], Callable[[Driver], None], str]] = [
@@ -135,8 +135,8 @@ def test_what_comes_of_a_runner_that_is_gone_changes_nothing(driver: Driver) -> 
     driver.run()
     driver.exit(1, Exit(signal="SIGSEGV"), bye=False)
     jobs = driver.node.jobs
-    jobs.spawned(1, 1, 1)
-    jobs.runner_ready(1, (), 1)
+    jobs.spawned(1, 1)
+    jobs.runner_ready(1, 60_001, (), 1)
     jobs.job_started(1, 1, driver.now)
     jobs.job_reported(1, 1, exited_ok(), driver.now)
     jobs.runner_said_bye(1)
@@ -146,6 +146,6 @@ def test_what_comes_of_a_runner_that_is_gone_changes_nothing(driver: Driver) -> 
 
 def test_a_second_ready_changes_nothing(driver: Driver) -> None:
     driver.run()
-    driver.node.jobs.runner_ready(1, ("another",), 9)
+    driver.node.jobs.runner_ready(1, 0, ("another",), 9)
     runner = driver.node.jobs.pool.runners[1]
     assert (RunnerState.BUSY, ("seccomp",), 250) == (runner.state, runner.layers, runner.load_us)

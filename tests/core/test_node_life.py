@@ -45,7 +45,7 @@ NEW = make_module("sha256:" + "c" * 64)
 def test_a_task_that_changed_often_in_a_round_is_written_once(slow: Driver) -> None:
     slow.node.jobs.admit(make_task(), slow.now)
     slow.node.jobs.artifact_ready(DIGEST, slow.now)
-    slow.node.jobs.runner_ready(1, (), 1)
+    slow.node.jobs.runner_ready(1, 60_001, (), 1)
     slow.node.jobs.job_started(1, 1, slow.now)
     slow.take()
     (update,) = held_changes(slow)

@@ -293,30 +293,30 @@ def test_a_volume_that_overlaps_the_data_directory_is_refused_at_start(place: Pa
 # -- who the runner is ---------------------------------------------------------------------------------------------
 
 
-def identity(worker: Worker, *mounts: dict[str, str]) -> tuple[int, int]:
-    """(uid, gid) of a runner that runs."""
+def identity(worker: Worker, *mounts: dict[str, str]) -> tuple[int, int, int]:
+    """(uid by the task's own account, uid, gid) of a runner that runs."""
     held = worker.hold(mounts=list(mounts))
     lines = Path(f"/proc/{held['runner']['pid']}/status").read_text().splitlines()
     found = dict(line.split(":\t", 1) for line in lines)
     worker.order_stop(held["id"], force=True)
     worker.await_end(held["id"])
-    return int(found["Uid"].split()[0]), int(found["Gid"].split()[0])
+    return held["runner"]["uid"], *(int(found[name].split()[0]) for name in ("Uid", "Gid"))
 
 
 def test_a_writer_is_the_volumes_owner_or_whom_the_operator_named(worker: Worker) -> None:
-    assert (OWNER, OWNER) == identity(worker, mount(mode="rw"))
-    assert (NAMED_UID, NAMED_GID) == identity(worker, mount(".", "rw", volume="named"))
+    assert (OWNER,) * 3 == identity(worker, mount(mode="rw"))
+    assert (NAMED_UID, NAMED_UID, NAMED_GID) == identity(worker, mount(".", "rw", volume="named"))
 
 
 def test_a_writer_is_never_root(worker: Worker) -> None:
-    uid, gid = identity(worker, mount(".", "rw", volume="roots"))
-    assert gid == uid
+    told, uid, gid = identity(worker, mount(".", "rw", volume="roots"))
+    assert (told, gid) == (uid, uid)
     assert uid > UID_FIRST + MAX_RUNNERS
 
 
 def test_a_reader_is_nobody_but_itself(worker: Worker) -> None:
-    uid, gid = identity(worker, mount(), mount(".", guest="/b", volume="second"))
-    assert gid == uid
+    told, uid, gid = identity(worker, mount(), mount(".", guest="/b", volume="second"))
+    assert (told, gid) == (uid, uid)
     assert UID_FIRST <= uid < UID_FIRST + MAX_RUNNERS
 
 

@@ -65,7 +65,7 @@ def test_nobody_of_the_worker_has_another_uid_or_a_capability_outside_of_a_user_
     tree = worker.tree()
     assert job["runner"]["pid"] in {process.pid for process in tree}
     uid, zygote = worker.one("launcher").uids().real, worker.one("zygote")
-    assert uid != 0
+    assert 0 != uid == job["runner"]["uid"]
     for process in tree:
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
         assert [str(uid)] * 4 == status["Uid"].split()

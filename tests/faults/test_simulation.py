@@ -229,10 +229,10 @@ class Simulation(Invariants):
             self._exit(runner, Exit(signal="SIGKILL"))
         elif runner.phase == "asked":
             runner.phase = "born"
-            jobs.spawned(runner.id, 100 + runner.id, 60_000 + runner.slot)
+            jobs.spawned(runner.id, 100 + runner.id)
         elif runner.phase == "born":
             runner.phase = "ready"
-            jobs.runner_ready(runner.id, ("seccomp",), 200)
+            jobs.runner_ready(runner.id, 60_000 + runner.slot, ("seccomp",), 200)
         elif runner.phase == "running":
             assert runner.job is not None
             told = "stopped" if runner.interrupted else reason
@@ -291,7 +291,7 @@ class Simulation(Invariants):
         jobs, now = self.jobs, self.world.now
         match says:
             case "READY":
-                jobs.runner_ready(runner_id, ("all",), 2**64 - 1)
+                jobs.runner_ready(runner_id, 2**32 - 1, ("all",), 2**64 - 1)
             case "STARTED":
                 jobs.job_started(runner_id, job_id, now)
             case "OUTCOME":

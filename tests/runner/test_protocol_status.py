@@ -79,9 +79,10 @@ def test_an_outcome_comes_out_as_it_went_in(outcome: Outcome) -> None:
     assert fields(outcome) == fields(decode_outcome(payload_of(encode_outcome(outcome))))
 
 
-@given(u32, u64)
-def test_a_ready_comes_out_as_it_went_in(layers: int, load_us: int) -> None:
-    assert fields(Ready(layers, load_us)) == fields(decode_ready(payload_of(encode_ready(Ready(layers, load_us)))))
+@given(u32, u64, u32)
+def test_a_ready_comes_out_as_it_went_in(layers: int, load_us: int, uid: int) -> None:
+    ready = Ready(layers, load_us, uid)
+    assert fields(ready) == fields(decode_ready(payload_of(encode_ready(ready))))
 
 
 @given(u64)
@@ -113,7 +114,7 @@ def test_an_outcome_that_fits_no_frame_is_not_sent() -> None:
 
 @given(st.lists(st.integers(0, len(stream(CONVERSATION))), max_size=20))
 def test_a_stream_reads_the_same_however_it_is_cut(cuts: list[int]) -> None:
-    data = encode_frame(HELLO) + encode_ready(Ready(7, 8)) + encode_started(1)
+    data = encode_frame(HELLO) + encode_ready(Ready(7, 8, 9)) + encode_started(1)
     data += encode_outcome(Outcome(1, "trap", detail="unreachable")) + encode_frame(BYE)
     reader = StatusReader()
     places = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
@@ -196,7 +197,7 @@ def test_garbage_is_a_protocol_error_or_not_a_frame_yet(garbage: bytes, last: in
 
 @given(st.data())
 def test_a_damaged_conversation_is_a_protocol_error_or_another_conversation(data: st.DataObject) -> None:
-    whole = bytearray(encode_frame(HELLO) + encode_ready(Ready(1, 2)) + encode_started(3))
+    whole = bytearray(encode_frame(HELLO) + encode_ready(Ready(1, 2, 3)) + encode_started(3))
     whole += encode_outcome(Outcome(3, "exit", exit_code=0)) + encode_frame(BYE)
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
@@ -214,7 +215,7 @@ def test_a_damaged_conversation_is_a_protocol_error_or_another_conversation(data
 
 def test_a_reader_holds_at_most_one_frame_and_what_it_was_fed() -> None:
     reader = StatusReader()
-    read(reader, encode_frame(HELLO) + encode_ready(Ready(0, 0)))
+    read(reader, encode_frame(HELLO) + encode_ready(Ready(0, 0, 0)))
     pair = encode_started(1) + encode_outcome(Outcome(1, "exit"))
     most = FRAME_HEAD.size + MAX_FRAME_PAYLOAD
     tracemalloc.start()
@@ -271,7 +272,7 @@ def test_a_detail_that_is_not_utf_8_is_replaced() -> None:
 @pytest.mark.parametrize("decode", [decode_ready, decode_started])
 @pytest.mark.parametrize("payload", [b"", b"x" * 7, b"x" * 13])
 def test_a_payload_of_the_wrong_length_is_refused(decode: object, payload: bytes) -> None:
-    with pytest.raises(ProtocolError, match=f"has (8|12) bytes, this has {len(payload)}"):
+    with pytest.raises(ProtocolError, match=f"has (8|16) bytes, this has {len(payload)}"):
         decode(payload)  # type: ignore[operator]
 
 

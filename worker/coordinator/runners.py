@@ -55,7 +55,7 @@ class RunnerListener:
     def frame(self, frame: Frame) -> None:
         if frame.kind == READY:
             ready = decode_ready(frame.payload)
-            self._jobs.runner_ready(self._id, layer_names(ready.layers), ready.load_us)
+            self._jobs.runner_ready(self._id, ready.uid, layer_names(ready.layers), ready.load_us)
         elif frame.kind == STARTED:
             self._jobs.job_started(self._id, decode_started(frame.payload), self._clock())
         elif frame.kind == OUTCOME:
@@ -154,7 +154,7 @@ class Runners:
 
         def born(pid: int) -> None:
             os.close(artifact_fd)
-            self._jobs.spawned(runner_id, pid, uid)
+            self._jobs.spawned(runner_id, pid)
 
         def failed(failure: Failure) -> None:
             begun = failure.zygote_died and child.started_unseen()

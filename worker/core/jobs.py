@@ -200,9 +200,9 @@ class Jobs:
 
     # -- what runners do ---------------------------------------------------------------------------------------------
 
-    def spawned(self, runner_id: int, pid: int, uid: int) -> None:
+    def spawned(self, runner_id: int, pid: int) -> None:
         if (runner := self.pool.runners.get(runner_id)) is not None:
-            runner.pid, runner.uid = pid, uid
+            runner.pid = pid
 
     def spawn_failed(self, runner_id: int, detail: str, now: Now, reason: Reason = Reason.INIT_FAILED) -> None:
         """There is no process, so the slot is free at once. `reason` LOST: there was one, and it had begun the job."""
@@ -214,10 +214,10 @@ class Jobs:
             self._step(live, Ended(reason, detail=detail), now)
         self.dispatch(now)
 
-    def runner_ready(self, runner_id: int, layers: tuple[str, ...], load_us: int) -> None:
+    def runner_ready(self, runner_id: int, uid: int, layers: tuple[str, ...], load_us: int) -> None:
         runner = self.pool.runners.get(runner_id)
         if runner is not None and runner.state is RunnerState.STARTING:
-            runner.layers, runner.load_us = layers, load_us
+            runner.uid, runner.layers, runner.load_us = uid, layers, load_us
             runner.state = RunnerState.BUSY
 
     def job_started(self, runner_id: int, job_id: int, now: Now) -> None:
