@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from runner.probe import Finding
-from worker import cli
+from worker import cli, datadir
+from worker.cli import main
 from worker.errors import ExitCode
+from worker.shared.table import TableWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,8 +68,48 @@ def test_doctor_explains_what_is_missing_as_a_table_and_as_json(
     )
 
 
+@pytest.mark.parametrize("layer", ["seccomp", "no_new_privs"])
+def test_doctor_says_where_no_worker_starts(
+    layer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"landlock": Finding(True), layer: Finding(False, "not permitted", "another policy")}
+    monkeypatch.setattr(cli.probe, "run", lambda _root, _uid: found)
+    assert cli.main(["doctor"]) == ExitCode.UNSEALED
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert ("seal: unsealed", "a worker does not start here, unless told --allow-unsealed") == (first, last)
+    assert cli.main(["doctor", "--json"]) == ExitCode.UNSEALED
+    assert "unsealed" == json.loads(capsys.readouterr().out)["level"]
+
+
 def test_doctor_tries_this_machine() -> None:
     ended = run("doctor", "--json")
     told = json.loads(ended.stdout)
     assert {"full": ExitCode.OK, "reduced": ExitCode.REDUCED}[told["level"]] == ended.returncode
     assert told["layers"]["no_new_privs"]["ok"]
+
+
+def test_repair_makes_a_new_table_and_keeps_the_damaged_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    TableWriter(tmp_path / "table.sqlite", reserve_bytes=0).close()
+    with (tmp_path / "table.sqlite").open("r+b") as file:
+        file.write(b"no SQLite file any more")
+    assert ExitCode.OK == main(["repair", "--data-dir", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert "tasks        0 rows kept" in told
+    assert 1 == len(list(tmp_path.glob("table.sqlite.damaged-*")))
+    TableWriter(tmp_path / "table.sqlite", reserve_bytes=0).close()
+
+
+def test_repair_of_what_is_no_data_directory_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ExitCode.CANT_CREATE == main(["repair", "--data-dir", str(tmp_path / "nowhere")])
+    assert "isn't a directory" in capsys.readouterr().err
+
+
+def test_repair_touches_nothing_of_a_worker_that_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    held = datadir.lock(tmp_path)
+    try:
+        assert ExitCode.LOCKED == main(["repair", "--data-dir", str(tmp_path)])
+    finally:
+        os.close(held)
+    assert "another worker" in capsys.readouterr().err

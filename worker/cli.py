@@ -15,10 +15,12 @@ from typing import Any
 
 from runner import probe
 from runner.errors import RunnerError
-from worker import logs
+from worker import datadir, logs
 from worker.config import Config, add_options
-from worker.errors import ExitCode, WorkerError
+from worker.config_values import TABLE_NAME
+from worker.errors import DataDirectoryError, ExitCode, WorkerError
 from worker.launcher import Launcher
+from worker.repair import repair
 
 DISTRIBUTION = "galago-worker"
 
@@ -53,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say which layers of the seal this machine gives")
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(run=_doctor)
+    mend = commands.add_parser("repair", help="make a new task table of what can be read of a damaged one")
+    mend.add_argument("--data-dir", required=True, metavar="DIR", help="the stopped worker's data directory")
+    mend.set_defaults(run=_repair)
     version = commands.add_parser("version", help="say which version this is")
     version.set_defaults(run=_version)
     return parser
@@ -73,7 +78,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    """Exit code OK where the seal is full, REDUCED where a layer is missing."""
+    """Exit code OK where the seal is full, REDUCED where a layer is missing, UNSEALED where one that must be."""
     runner_uid = Config().runner_uid_first if os.geteuid() == 0 else 0
     with tempfile.TemporaryDirectory(prefix="galago-doctor-") as root:
         findings = probe.run(Path(root), runner_uid)
@@ -86,7 +91,30 @@ def _doctor(options: argparse.Namespace) -> int:
         for name, finding in findings.items():
             told = "yes" if finding.ok else f"no: {finding.why_not}\n{'':<{width}}  to get it: {finding.how_to_get}"
             _say(sys.stdout, f"{name:<{width}}  {told}")
-    return ExitCode.OK if probe.level(findings) == probe.FULL else ExitCode.REDUCED
+        if probe.level(findings) == probe.UNSEALED:
+            _say(sys.stdout, "a worker does not start here, unless told --allow-unsealed")
+    codes = {probe.FULL: ExitCode.OK, probe.REDUCED: ExitCode.REDUCED, probe.UNSEALED: ExitCode.UNSEALED}
+    return codes[probe.level(findings)]
+
+
+def _repair(options: argparse.Namespace) -> int:
+    data_dir = Path(options.data_dir)
+    if not data_dir.is_dir():
+        raise DataDirectoryError(f"{data_dir} isn't a directory: name the data directory of a worker")
+    lock = datadir.lock(data_dir)
+    try:
+        salvage = repair(data_dir / TABLE_NAME)
+    finally:
+        os.close(lock)
+    for table, kept in salvage.kept.items():
+        lost = salvage.unreadable[table]
+        _say(sys.stdout, f"{table:<12} {kept} rows kept" + (f", {lost} places could not be read" if lost else ""))
+    for digest in salvage.modules_admitted:
+        _say(sys.stdout, f"module {digest} was admitted again from its file")
+    for task_id in salvage.dropped_tasks:
+        _say(sys.stdout, f"task {task_id} was dropped: what is left of it makes no sense")
+    _say(sys.stdout, f"the damaged table is {salvage.damaged}")
+    return ExitCode.OK
 
 
 def _version(_: argparse.Namespace) -> int:
