@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
 # linux/landlock.h
 _CREATE_VERSION, _RULE_PATH_BENEATH = 1, 1
 _ACCESS_BITS_BY_ABI: Final = (0, 13, 14, 15, 15, 16)  # index is the ABI, from 5 on 16
+NET_BIND = 0b01  # of TCP; without NET_CONNECT beside it connections are free
 _NET_ALL, _SCOPE_ALL = 0b11, 0b11
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE = (1 << bit for bit in range(6))
@@ -61,9 +62,9 @@ def handled_files(version: int) -> int:
     return (1 << _ACCESS_BITS_BY_ABI[min(version, len(_ACCESS_BITS_BY_ABI) - 1)]) - 1
 
 
-def new_ruleset(version: int) -> int:
-    """A ruleset that denies all that ABI `version` can: its descriptor (close-on-exec)."""
-    attributes = _Ruleset(handled_files(version), _NET_ALL if version >= 4 else 0, _SCOPE_ALL if version >= 6 else 0)
+def new_ruleset(version: int, net: int = _NET_ALL) -> int:
+    """A ruleset that denies all that ABI `version` can, of TCP what `net` says: its descriptor (close-on-exec)."""
+    attributes = _Ruleset(handled_files(version), net if version >= 4 else 0, _SCOPE_ALL if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     return call(_CREATE, addressof(attributes), size, 0)
 

@@ -41,16 +41,25 @@ _NR_OFFSET, _ARCH_OFFSET, _ARGS_OFFSET = 0, 4, 16
 class Rule:
     """Allow one system call, and why: always, or where all conditions of one alternative hold.
 
-    `action` other than RET_ALLOW answers the call without doing it (RET_ERRNO | errno).
+    `action` other than RET_ALLOW answers the call without doing it (RET_ERRNO | errno). `otherwise` is what the call
+    gets whose arguments fit no alternative; None is the program's default.
     """
 
-    __slots__ = ("action", "alternatives", "name", "why")
+    __slots__ = ("action", "alternatives", "name", "otherwise", "why")
 
-    def __init__(self, name: str, why: str, *alternatives: tuple[Condition, ...], action: int = RET_ALLOW) -> None:
+    def __init__(
+        self,
+        name: str,
+        why: str,
+        *alternatives: tuple[Condition, ...],
+        action: int = RET_ALLOW,
+        otherwise: int | None = None,
+    ) -> None:
         self.name = name
         self.why = why
         self.alternatives = alternatives
         self.action = action
+        self.otherwise = otherwise
 
 
 def equals(argument: int, value: int) -> tuple[Condition, ...]:
@@ -100,7 +109,7 @@ def _body(rule: Rule, default: int) -> list[bytes]:
             body.append(_instruction(_AND, mask))
             body.append(_instruction(_JUMP_EQUAL, value, if_false=left))
         body.append(_instruction(_RETURN, rule.action))
-    body.append(_instruction(_RETURN, default))
+    body.append(_instruction(_RETURN, default if rule.otherwise is None else rule.otherwise))
     return body
 
 

@@ -19,6 +19,9 @@ MACHINE = os.uname().machine
 
 # name: (x86-64, aarch64); None where the machine has no such call.
 NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
+    "accept": (43, 202),
+    "accept4": (288, 242),
+    "bind": (49, 200),
     "bpf": (321, 280),
     "brk": (12, 214),
     "capget": (125, 90),
@@ -54,19 +57,30 @@ NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "ftruncate": (77, 46),
     "futex": (202, 98),
     "getdents64": (217, 61),
+    "getegid": (108, 177),
+    "geteuid": (107, 175),
+    "getgid": (104, 176),
+    "getpeername": (52, 205),
     "getpid": (39, 172),
     "getppid": (110, 173),
     "getrandom": (318, 278),
+    "getrusage": (98, 165),
+    "getsockname": (51, 204),
+    "getsockopt": (55, 209),
     "gettid": (186, 178),
-    "ioctl": (16, 29),
+    "gettimeofday": (96, 169),
+    "getuid": (102, 174),
     "io_uring_setup": (425, 425),
+    "ioctl": (16, 29),
     "keyctl": (250, 219),
     "kill": (62, 129),
     "landlock_add_rule": (445, 445),
     "landlock_create_ruleset": (444, 444),
     "landlock_restrict_self": (446, 446),
     "linkat": (265, 37),
+    "listen": (50, 201),
     "lseek": (8, 62),
+    "lstat": (6, None),
     "madvise": (28, 233),
     "memfd_create": (319, 279),
     "mkdirat": (258, 34),
@@ -110,6 +124,7 @@ NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "sched_getaffinity": (204, 123),
     "sched_yield": (24, 124),
     "seccomp": (317, 277),
+    "sendmmsg": (307, 269),
     "sendmsg": (46, 211),
     "sendto": (44, 206),
     "set_robust_list": (273, 99),
@@ -122,10 +137,13 @@ NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "setsockopt": (54, 208),
     "sigaltstack": (131, 132),
     "socket": (41, 198),
+    "stat": (4, None),
     "statx": (332, 291),
     "symlinkat": (266, 36),
     "tgkill": (234, 131),
+    "time": (201, None),
     "umount2": (166, 39),
+    "uname": (63, 160),
     "unlinkat": (263, 35),
     "unshare": (272, 97),
     "userfaultfd": (323, 282),
@@ -174,6 +192,7 @@ RLIMIT_NPROC, RLIMIT_NOFILE, RLIMIT_MEMLOCK = 6, 7, 8
 RLIM_INFINITY = 2**64 - 1
 
 # linux/fcntl.h
+F_SETFL = 4
 F_GET_SEALS = 1034
 F_SEAL_SHRINK, F_SEAL_WRITE = 2, 8
 
@@ -341,8 +360,13 @@ def seals_of(fd: int) -> int:
     return call(number("fcntl"), fd, F_GET_SEALS)
 
 
+def append_always(fd: int) -> None:
+    """Have every write to a file go to its end."""
+    call(number("fcntl"), fd, F_SETFL, os.O_APPEND)
+
+
 # asm-generic/mman-common.h
-PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS = 1, 2, 2, 0x20
+PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = 1, 2, 1, 2, 0x20
 
 
 def map_read_only(fd: int, size: int) -> int:
@@ -353,6 +377,11 @@ def map_read_only(fd: int, size: int) -> int:
 def map_memory(size: int) -> int:
     """The address of new zeroed memory, whose pages come when they are touched."""
     return call(number("mmap"), 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+
+
+def map_shared(fd: int, size: int, offset: int) -> int:
+    """The address of a part of a file, to read and to write together with others; `offset` in whole pages."""
+    return call(number("mmap"), 0, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset)
 
 
 def unmap(address: int, size: int) -> None:

@@ -43,6 +43,8 @@ class Capability(IntEnum):
 
 # For a worker that is installed where only root can read, such as root's home: handed on only then (`worker.reach`).
 READ_CODE = frozenset({Capability.DAC_READ_SEARCH})
+# A fetcher takes a uid of its own, and drops these then.
+CHANGE_USER = frozenset({Capability.SETGID, Capability.SETUID})
 # Runners take other uids and gids, a root directory, namespaces and mounts of their own; SYS_RESOURCE for an
 # oom_score_adj below the inherited one and limits above it; KILL, or PDEATHSIG reaches no other uid (DESIGN 3).
 ZYGOTE = READ_CODE | frozenset(
@@ -174,6 +176,12 @@ def drop_all() -> None:
     """Nothing is left, in any set, for good."""
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     write(Sets(0, 0, 0))
+
+
+def permitted_for_fetcher() -> frozenset[int]:
+    """What the coordinator hands a fetcher: the right to change its user, and to load our code."""
+    permitted = read().permitted
+    return frozenset(number for number in READ_CODE | CHANGE_USER if permitted >> number & 1)
 
 
 def permitted_for_zygote() -> frozenset[int]:

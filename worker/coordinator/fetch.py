@@ -52,12 +52,12 @@ class Fetch:
             os.write(request_fd, encode_request(request))
             os.lseek(request_fd, 0, os.SEEK_SET)
             fds = {"request": request_fd, "answer": theirs, "file": file_fd}
-            # To load our code where `--user` can't read it (`worker.reach`); it drops this before it does anything.
+            # Another uid, and our code where `--user` can't read it (`worker.reach`): gone before it reads what came.
             program = spawn.Program(
                 spawn.python("worker.coordinator.fetcher"),
                 env=spawn.python_env(),
                 fds=fds,
-                capabilities=capabilities.READ_CODE,
+                capabilities=capabilities.permitted_for_fetcher(),
             )
             self._process = start(program)
         except BaseException:

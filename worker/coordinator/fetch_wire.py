@@ -46,7 +46,7 @@ class FetchRequest:
     """What to fetch and within which limits. It satisfies `worker.core.urls.FetchRules`.
 
     `digest` is None where the task doesn't name one. `ca_file` is a PEM file of certificate authorities, None for the
-    system's.
+    system's. `uid` (and gid) is the fetcher's own, 0 where none can be taken; `allow_unsealed`: go on without seccomp.
     """
 
     url: str
@@ -57,6 +57,8 @@ class FetchRequest:
     fetch_allow: tuple[str, ...] = ()
     file_dirs: tuple[str, ...] = ()
     ca_file: str | None = None
+    uid: int = 0
+    allow_unsealed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The fetcher: a process for one fetch. It limits itself, fetches, hashes, runs admission, answers one line, ends.
+"""The fetcher: a process for one fetch. It seals itself, fetches, hashes, runs admission, answers one line, ends.
 
     python -m worker.coordinator.fetcher
 
@@ -19,14 +19,14 @@ import resource
 import signal
 import ssl
 import stat
-import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import NoReturn
 
 from runner import module
 from runner.errors import ModuleRefused
 from worker import capabilities
-from worker.coordinator import fetch_http
+from worker.coordinator import fetch_http, fetch_seal
 from worker.coordinator.fetch_wire import Answer, Fetched, FetchFailed, FetchRequest, decode_request, encode_answer
 from worker.core.module import Extern
 from worker.core.urls import FileUrl, HttpUrl, parse_url
@@ -40,14 +40,16 @@ MAX_FDS = 32
 READ_BYTES = 1024 * 1024
 
 
-def main() -> int:
-    capabilities.drop_all()
+def main() -> NoReturn:
+    # What changes the uid is kept until the seal is closed; the right to read everything goes at once.
+    capabilities.hold(capabilities.CHANGE_USER)
     fds = child_fds(os.environ)
     request = _read_request(fds.get("request", 0))
     limit_self(request)
-    answer = fetch(request, fds["file"])
+    fetch_seal.hold_files(fetch_seal.readable(request))
+    answer = fetch(request, fds["file"], seal=lambda: fetch_seal.close(request))
     _write(fds.get("answer", 1), encode_answer(answer))
-    return ExitCode.OK
+    os._exit(ExitCode.OK)  # Python's own end asks for calls that the seal forbids
 
 
 def limit_self(request: FetchRequest) -> None:
@@ -69,12 +71,21 @@ def limit_self(request: FetchRequest) -> None:
         resource.setrlimit(limit, (value, value))
 
 
-def fetch(request: FetchRequest, file_fd: int, resolver: fetch_http.Resolver = fetch_http.resolve) -> Answer:
-    """Fetch into `file_fd` (empty, at its start) and admit. Every failure is an answer."""
+def fetch(
+    request: FetchRequest,
+    file_fd: int,
+    resolver: fetch_http.Resolver = fetch_http.resolve,
+    *,
+    seal: Callable[[], object] = lambda: None,
+) -> Answer:
+    """Fetch into `file_fd` (empty, at its start) and admit. Every failure is an answer.
+
+    `seal` is called when all is open that needs rights, and before a byte from outside is read.
+    """
     try:
         with _deadline(request.timeout_s):
             hasher = hashlib.sha256()
-            _transfer(request, _tee(file_fd, hasher.update), resolver)
+            _transfer(request, _tee(file_fd, hasher.update), resolver, seal)
             digest = f"sha256:{hasher.hexdigest()}"
             if request.digest not in (None, digest):
                 raise FetchError("digest_mismatch", f"the module there is {digest}, not {request.digest}")
@@ -109,10 +120,13 @@ def _deadline(timeout_s: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _transfer(request: FetchRequest, sink: fetch_http.Sink, resolver: fetch_http.Resolver) -> None:
+def _transfer(
+    request: FetchRequest, sink: fetch_http.Sink, resolver: fetch_http.Resolver, seal: Callable[[], object]
+) -> None:
     url = parse_url(request.url, request)
     if isinstance(url, HttpUrl):
         context = ssl.create_default_context(cafile=request.ca_file)
+        seal()
         fetch_http.download(
             url,
             request,
@@ -125,6 +139,7 @@ def _transfer(request: FetchRequest, sink: fetch_http.Sink, resolver: fetch_http
         return
     source = open_below(url)
     try:
+        seal()
         size = os.fstat(source).st_size
         if size > request.max_bytes:
             raise fetch_http.too_large(f"has {size:,}", request.max_bytes)
@@ -209,4 +224,4 @@ def _write(fd: int, data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

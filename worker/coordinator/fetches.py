@@ -57,15 +57,22 @@ def fit(task: Task, module: Module) -> ModuleFetched:
     if task.spec.unknown_imports == "deny" and lacking:
         named = ", ".join(f"{wanted.module}.{wanted.name}" for wanted in lacking[:5])
         raise Unfit(f"the module imports what is not here: {named}; functions can be stubbed")
-    entry = task.spec.entry
-    wrong = check_entry(module, entry.export if entry else None)
+    entry, service = task.spec.entry, task.spec.service
+    export = entry.export if entry else None
+    if service is not None:
+        export = service.handler.export or None
+    wrong = check_entry(module, export)
     if wrong:
         raise Unfit("; ".join(wrong))
-    if entry is None or entry.params is not None:
+    if export is None:
         return ModuleFetched(module.digest)
-    types = next(offered.params for offered in module.exports if offered.name == entry.export)
+    entered = next(offered for offered in module.exports if offered.name == export)
+    if entry is None:
+        return ModuleFetched(module.digest, signature=(entered.params, entered.results))
+    if entry.params is not None:
+        return ModuleFetched(module.digest)
     try:
-        return ModuleFetched(module.digest, values.read_params(entry.params_json, types))
+        return ModuleFetched(module.digest, values.read_params(entry.params_json, entered.params))
     except values.BadParam as error:
         raise Unfit(str(error)) from error
 
@@ -73,8 +80,12 @@ def fit(task: Task, module: Module) -> ModuleFetched:
 class Fetches:
     """Starts, watches and ends fetchers; tells the core what came of each."""
 
-    def __init__(self, config: Config, poller: Poller, blobs: Blobs, node: Node, clock: Callable[[], Now]) -> None:
+    def __init__(
+        self, config: Config, poller: Poller, blobs: Blobs, node: Node, clock: Callable[[], Now], uid: int
+    ) -> None:
+        """`uid`: the fetchers' own, 0 where none can be taken."""
         self._config = config
+        self._uid = uid
         self._poller = poller
         self._blobs = blobs
         self._node = node
@@ -116,7 +127,7 @@ class Fetches:
             try:
                 self._start(task)
             except (OSError, SpawnError) as error:
-                self._node.jobs.refused(task.id, Reason.FETCH_FAILED, f"it can't be begun: {error}", self._clock())
+                self._node.refused(task.id, Reason.FETCH_FAILED, f"it can't be begun: {error}", self._clock())
 
     def _start(self, task: Task) -> None:
         blob = self._blobs.new_temporary()
@@ -129,6 +140,8 @@ class Fetches:
                 caps=caps_of(self._config),
                 fetch_allow=self._config.fetch_allow,
                 file_dirs=self._config.file_dirs,
+                uid=self._uid,
+                allow_unsealed=self._config.allow_unsealed,
             )
             fetch = Fetch(request, blob.fileno())
         except BaseException:
@@ -161,7 +174,7 @@ class Fetches:
         task, now = running.task, self._clock()
         if isinstance(answer, FetchFailed):
             running.blob.discard()
-            self._node.jobs.refused(task.id, Reason.FETCH_FAILED, f"{answer.code}: {answer.detail}", now)
+            self._node.refused(task.id, Reason.FETCH_FAILED, f"{answer.code}: {answer.detail}", now)
             return
         module = Module(answer.digest, answer.size_bytes, answer.imports, answer.exports, now.wall_us)
         name = running.blob.name
@@ -170,4 +183,4 @@ class Fetches:
             self._node.module_fetched(module, name, task, fit(task, module))
         except Unfit as error:
             self._node.module_fetched(module, name, task, None)
-            self._node.jobs.refused(task.id, Reason.LINK_FAILED, str(error), now)
+            self._node.refused(task.id, Reason.LINK_FAILED, str(error), now)
