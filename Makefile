@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint unit bench clean
+.PHONY: demo test lint unit fuzz bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -18,6 +18,9 @@ lint: $(VENV)/.test
 
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.test
+	$(BIN)/python -m pytest --hypothesis-profile=fuzz --timeout=0 tests/hostile/test_fuzz.py
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks

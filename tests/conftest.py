@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# `make fuzz`: as much as there is time for.
+settings.register_profile("fuzz", max_examples=20_000)
 
 LEAK_DEADLINE_S = 5.0
 # Packages of tests that fork, open sockets or start a worker: after each of them nothing may be left.
