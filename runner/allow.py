@@ -1,13 +1,22 @@
 """What each profile may ask of the kernel: one line a system call, with its reason. Whatever isn't here kills.
 
 Descriptors are those of the spawn protocol: 3 control, 4 status, then what a job brings: 5 stdout, 6 stderr, 7 stdin
-for a runner; 5 the module, 6 the artifact for a compiler.
+for a runner; 5 the module, 6 the artifact for a compiler; 5 the listener, 6 stderr, 7 a call's connection for a server.
 """
 
 from __future__ import annotations
 
-from runner.messages import MSG_DONTWAIT, MSG_PEEK
-from runner.protocol import CONTROL_FD, PROFILE_COMPILER, PROFILE_FILES, PROFILE_RUNNER, STATUS_FD
+from runner.asker import CALL_FD, LISTENER_FD, SOCK_CLOEXEC, STDERR_FD
+from runner.messages import MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK
+from runner.protocol import (
+    CONTROL_FD,
+    PROFILE_COMPILER,
+    PROFILE_FILES,
+    PROFILE_FILES_SERVER,
+    PROFILE_RUNNER,
+    PROFILE_SERVER,
+    STATUS_FD,
+)
 from runner.seccomp import ALL_BITS, RET_ERRNO, Rule, equals, lacks
 
 TYPE_CHECKING = False
@@ -23,6 +32,7 @@ _FUTEX_PRIVATE, _FUTEX_CLOCK_REALTIME = 128, 256
 _FUTEX_WAIT, _FUTEX_WAKE, _FUTEX_WAIT_BITSET, _FUTEX_WAKE_BITSET = 0, 1, 9, 10
 _SIGILL, _SIGBUS, _SIGFPE, _SIGSEGV = 4, 7, 8, 11
 _ITIMER_REAL = 0
+_RUSAGE_SELF = 0
 _TCGETS = 0x5401
 _ENOTTY, _ENOSYS = 25, 38
 _PR_SET_NAME = 15
@@ -51,11 +61,13 @@ _COMPUTE: Final = (
     Rule("exit_group", "the end"),
     Rule(
         "rt_sigaction",
-        "wasmtime's handler puts the default back, so that a crash of the host's code is told by its own signal",
+        "wasmtime's handler puts the default back, so that a crash of the host's code is told by its own signal; "
+        "the ticker looks whether it did",
         *[equals(0, signal) for signal in (_SIGILL, _SIGBUS, _SIGFPE, _SIGSEGV)],
     ),
-    Rule("recvmsg", "the next message on control", equals(0, CONTROL_FD)),
 )
+
+_NEXT_MESSAGE: Final = Rule("recvmsg", "the next message on control", equals(0, CONTROL_FD))
 
 _NO_NEW_CODE: Final = (
     Rule(
@@ -72,6 +84,7 @@ _NO_NEW_CODE: Final = (
 )
 
 _JOB_CONTROL: Final = (
+    _NEXT_MESSAGE,
     Rule(
         "recvfrom",
         "the ticker looks for STOP without waiting",
@@ -95,10 +108,7 @@ RUNNER: Final = (
     Rule("write", "status, stdout, stderr", *[equals(0, fd) for fd in (STATUS_FD, FIRST_JOB_FD, SECOND_JOB_FD)]),
 )
 
-FILES: Final = (
-    *_COMPUTE,
-    *_NO_NEW_CODE,
-    *_JOB_CONTROL,
+_FILES: Final = (
     # wasmtime's own WASI serves files from threads that come and go.
     Rule("clone", "a thread; never a process", equals(0, _THREAD_FLAGS)),
     Rule("clone3", "libc then asks by clone, whose flags can be seen", action=RET_ERRNO | _ENOSYS),
@@ -114,10 +124,9 @@ FILES: Final = (
     Rule("epoll_create1", "the runtime's own wait"),
     Rule("epoll_ctl", "the runtime's own wait"),
     Rule("epoll_wait", "the runtime's own wait"),
-    Rule("epoll_pwait", "the runtime's own wait"),
+    Rule("epoll_pwait", "the same on aarch64, which has no epoll_wait"),
     Rule("eventfd2", "wake the runtime's wait"),
     Rule("fcntl", "descriptors' flags; never who gets signals", *[equals(1, command) for command in _FCNTL]),
-    Rule("read", "files, and the runtime's event"),
     Rule("write", "status, the job's output, files, and the runtime's event"),
     Rule("close", "files"),
     Rule(
@@ -126,19 +135,12 @@ FILES: Final = (
         equals(1, _TCGETS),
         action=RET_ERRNO | _ENOTTY,
     ),
-    Rule(
-        "dup3",
-        "put the job's stdout and stderr where the engine's WASI writes to",
-        ((0, ALL_BITS, FIRST_JOB_FD), (1, ALL_BITS, 1)),
-        ((0, ALL_BITS, SECOND_JOB_FD), (1, ALL_BITS, 2)),
-    ),
     Rule("openat2", "open below a preopened directory"),
     Rule("openat", "the same, where openat2 is not to be had"),
-    Rule("fstat", "a file's state"),
+    Rule("fstat", "a file's state, where neither libc nor kernel has a newer call for it"),
     Rule("newfstatat", "a file's state"),
     Rule("statx", "a file's state"),
     Rule("getdents64", "list a directory"),
-    Rule("lseek", "seek, and a directory's start"),
     Rule("pread64", "stdin, and read at a place"),
     Rule("pwrite64", "write at a place"),
     Rule("pwritev2", "write at a place, and append"),
@@ -155,12 +157,72 @@ FILES: Final = (
     Rule("readlinkat", "read a symbolic link, and resolve one where openat2 is not to be had"),
 )
 
+FILES: Final = (
+    *_COMPUTE,
+    *_NO_NEW_CODE,
+    *_JOB_CONTROL,
+    *_FILES,
+    Rule(
+        "dup3",
+        "put the job's stdout and stderr where the engine's WASI writes to",
+        ((0, ALL_BITS, FIRST_JOB_FD), (1, ALL_BITS, 1)),
+        ((0, ALL_BITS, SECOND_JOB_FD), (1, ALL_BITS, 2)),
+    ),
+)
+
+# What a server does with its listener, and with the one connection that it has at a time. Control is not read any more.
+_CALLS: Final = (
+    Rule("accept4", "the next call", ((0, ALL_BITS, LISTENER_FD), (3, ALL_BITS, SOCK_CLOEXEC))),
+    Rule(
+        "recvfrom",
+        "a call's bytes, and whether its asker still is there; never waiting, for an asker may be stopped",
+        ((0, ALL_BITS, CALL_FD), (3, ALL_BITS, MSG_DONTWAIT)),
+        ((0, ALL_BITS, CALL_FD), (3, ALL_BITS, MSG_PEEK | MSG_DONTWAIT)),
+    ),
+    Rule("ppoll", "wait for a slow asker, for a bounded time"),
+    Rule(
+        "sendto",
+        "the answer; a call without an address, a signal or a wait",
+        ((0, ALL_BITS, CALL_FD), (3, ALL_BITS, MSG_DONTWAIT | MSG_NOSIGNAL), (4, ALL_BITS, 0)),
+    ),
+    Rule("setitimer", "the alarm of a call; other timers would send other signals", equals(0, _ITIMER_REAL)),
+    Rule("sigaltstack", "wasmtime gives a thread that runs Wasm a stack for its handler"),
+    Rule(
+        "getrusage",
+        "how much time and memory the process has used, to give way to a fresh one",
+        equals(0, _RUSAGE_SELF),
+    ),
+)
+
+SERVER: Final = (
+    *_COMPUTE,
+    *_NO_NEW_CODE,
+    *_CALLS,
+    Rule("close", "a call's connection", equals(0, CALL_FD)),
+    Rule("write", "status, stderr", *[equals(0, fd) for fd in (STATUS_FD, STDERR_FD)]),
+)
+
+FILES_SERVER: Final = (
+    *_COMPUTE,
+    *_NO_NEW_CODE,
+    *_CALLS,
+    *_FILES,
+    Rule("dup3", "keep a call's connection at its number, and the number taken between calls", equals(1, CALL_FD)),
+)
+
 COMPILER: Final = (
     *_COMPUTE,
+    _NEXT_MESSAGE,
     Rule("mmap", "memory; never shared", ((3, _MAP_TYPE, _MAP_PRIVATE),)),
     Rule("mprotect", "the engine publishes what it compiled before it is serialised"),
     Rule("pread64", "the module's bytes", equals(0, FIRST_JOB_FD)),
     Rule("write", "status, and the artifact", *[equals(0, fd) for fd in (STATUS_FD, SECOND_JOB_FD)]),
 )
 
-RULES: Final = {PROFILE_RUNNER: RUNNER, PROFILE_FILES: FILES, PROFILE_COMPILER: COMPILER}
+RULES: Final = {
+    PROFILE_RUNNER: RUNNER,
+    PROFILE_FILES: FILES,
+    PROFILE_COMPILER: COMPILER,
+    PROFILE_SERVER: SERVER,
+    PROFILE_FILES_SERVER: FILES_SERVER,
+}

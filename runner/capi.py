@@ -159,6 +159,7 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
 }
 
 _library: list[ctypes.CDLL] = []
+_prompt: list[ctypes.PyDLL] = []
 
 
 def find_library() -> bytes:
@@ -198,6 +199,7 @@ def open_library(path: bytes) -> None:
     except (OSError, AttributeError) as exc:
         raise EngineVersionError(f"wasmtime {settings.WASMTIME_VERSION} is needed: {exc}") from exc
     _library.append(library)
+    _prompt.append(ctypes.PyDLL(os.fsdecode(path)))
 
 
 def _type_functions(library: ctypes.CDLL) -> None:
@@ -218,6 +220,13 @@ def _type_functions(library: ctypes.CDLL) -> None:
 def library() -> ctypes.CDLL:
     """The library that `open_library` opened."""
     return _library[0]
+
+
+def prompt(name: str, result: Any = None) -> Any:
+    """A function that keeps the GIL, for calls that are over at once; it takes ctypes objects, None and bytes alone."""
+    function = _prompt[0][name]
+    function.restype = result
+    return function
 
 
 def take_error(error: int) -> str:

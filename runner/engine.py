@@ -122,6 +122,12 @@ class LoadedModule:
         finally:
             lib.wasm_importtype_vec_delete(byref(imports))
 
+    def imports_from(self, module: bytes) -> bool:
+        """Whether it imports anything from a module of that name."""
+        names = set()
+        self.each_import(lambda one: names.add(one.module))
+        return module in names
+
     def memories(self) -> list[tuple[bytes, int]]:
         """The memories that it exports: (name, pages that an instance begins with)."""
         lib = library()
@@ -137,6 +143,23 @@ class LoadedModule:
         finally:
             lib.wasm_exporttype_vec_delete(byref(exports))
         return found
+
+    def function(self, name: bytes) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """The value kinds of the parameters and results of an exported function; None if there is none so named."""
+        lib = library()
+        exports = ByteVec()
+        lib.wasmtime_module_exports(self.handle, byref(exports))
+        try:
+            for one in _pointers(exports):
+                if _text(lib.wasm_exporttype_name(one)) != name:
+                    continue
+                kind = lib.wasm_externtype_as_functype_const(lib.wasm_exporttype_type(one))
+                if not kind:
+                    return None
+                return value_kinds(lib.wasm_functype_params(kind)), value_kinds(lib.wasm_functype_results(kind))
+        finally:
+            lib.wasm_exporttype_vec_delete(byref(exports))
+        return None
 
     def close(self) -> None:
         library().wasmtime_module_delete(self.handle)

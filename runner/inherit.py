@@ -11,7 +11,7 @@ import os
 from runner import allow, landlock, seccomp
 from runner.errors import SealError
 from runner.fork import Forker
-from runner.protocol import PROFILE_COMPILER, PROFILE_FILES, PROFILE_RUNNER
+from runner.protocol import PROFILE_NAMES
 from runner.syscalls import (
     CAP_SETGID,
     CAP_SETUID,
@@ -78,7 +78,7 @@ class Inheritance:
         return layer in self.layers
 
 
-PROFILES: Final = (PROFILE_RUNNER, PROFILE_FILES, PROFILE_COMPILER)
+PROFILES: Final = tuple(PROFILE_NAMES)
 
 
 def inherit(inheritance: Inheritance, forker: Forker, cgroup: bytes = b"") -> None:
@@ -102,8 +102,8 @@ def inherit(inheritance: Inheritance, forker: Forker, cgroup: bytes = b"") -> No
     if separate is not None and not forker.throwaway(lambda: separate(inheritance.root)):
         separate(inheritance.root)
         done.add("namespaces")
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
-    done.add("no_new_privs")
+    if give_up_privileges():
+        done.add("no_new_privs")
     done |= find_possible(inheritance, forker)
     inheritance.layers = frozenset(done)
     inheritance.filters = {profile: seccomp.Filter(seccomp.assemble(allow.RULES[profile])) for profile in PROFILES}
@@ -120,6 +120,15 @@ def raise_oom_score() -> bool:
     try:
         with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
             file.write(b"%d" % OOM_SCORE)
+    except OSError:
+        return False
+    return True
+
+
+def give_up_privileges() -> bool:
+    """no_new_privs, for good."""
+    try:
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
     except OSError:
         return False
     return True

@@ -9,7 +9,7 @@ from ctypes import byref
 from time import monotonic_ns, process_time_ns
 
 from runner import wasi_files
-from runner.capi import EXTERN_FUNC, EXTERN_MEMORY, check, library, take_pointer, value_kinds
+from runner.capi import EXTERN_FUNC, check, library, take_pointer, value_kinds
 from runner.errors import EngineError, RunnerError
 from runner.linking import FIRST_IMAGE_FD, Invoker, Prepared, Store
 from runner.protocol import F32, F64, I32, VALUE_NAMES
@@ -36,8 +36,8 @@ TICK_MS = 5
 MAX_RESULTS = 1000
 # Names that are remembered; a module has few entries that are called, but names come from outside.
 MAX_SIGNATURES = 64
-_BITS = {I32: 0xFFFFFFFF, F32: 0xFFFFFFFF}
-_ALL_BITS = 0xFFFFFFFFFFFFFFFF
+BITS = {I32: 0xFFFFFFFF, F32: 0xFFFFFFFF}
+ALL_BITS = 0xFFFFFFFFFFFFFFFF
 
 
 def run(
@@ -123,7 +123,7 @@ class _Run:
                 pre = self.prepared.with_files()
             except EngineError as exc:
                 return Ending("link_failed", exc.message)
-            refused = wasi_files.configure(self.context, job, stdin)
+            refused = wasi_files.configure(self.context, job.args, job.env, job.preopens, stdin)
             if refused:
                 return Ending("init_failed", refused)
         error = self.invoker.instantiate(pre, self.context)
@@ -142,13 +142,13 @@ class _Run:
         name = job.export if is_export else b"_start"
         signature = self._signature(name)
         if signature is None:
-            return Ending("link_failed", f"the module exports no function {_quoted(name)}"), ()
+            return Ending("link_failed", f"the module exports no function {quoted(name)}"), ()
         params, result_kinds = signature
         given = tuple([kind for kind, _bits in job.params]) if is_export else ()
         if given != params:
-            return Ending("link_failed", f"{_quoted(name)} takes {_kinds(params)}, not {_kinds(given)}"), ()
-        if (result_kinds and max(result_kinds) > F64) or len(result_kinds) > MAX_RESULTS:
-            return Ending("link_failed", f"{_quoted(name)} returns {_kinds(result_kinds)}: only numbers can be"), ()
+            return Ending("link_failed", f"{quoted(name)} takes {kinds_text(params)}, not {kinds_text(given)}"), ()
+        if not may_return(result_kinds):
+            return Ending("link_failed", f"{quoted(name)} returns {kinds_text(result_kinds)}: only numbers can be"), ()
         ending, results = self._call(name, job.params if is_export else (), result_kinds)
         if ending is not None:
             return ending, ()
@@ -166,7 +166,7 @@ class _Run:
         ending = self._ending_of(error, "trap")
         if ending is not None:
             return ending, ()
-        returned = [(kind, values[2 * index] & _BITS.get(kind, _ALL_BITS)) for index, kind in enumerate(result_kinds)]
+        returned = [(kind, values[2 * index] & BITS.get(kind, ALL_BITS)) for index, kind in enumerate(result_kinds)]
         return None, tuple(returned)
 
     def _ending_of(self, error: int | None, otherwise: str) -> Ending | None:
@@ -206,30 +206,23 @@ class _Run:
         return fuel.value
 
     def memory_bytes(self) -> int:
-        """What the memories that the module exports have now, which is their peak: a memory never shrinks.
-
-        One that isn't exported can't be seen through the C API and counts as nothing; nor can any while the start
-        function runs.
-        """
-        if not self.alive:
-            return 0
-        invoker = self.invoker
-        sizes: dict[tuple[int, ...], int] = {}  # by identity: one memory may have two names
-        for name, _pages in self.prepared.memories:
-            if invoker.find(self.context, name) and invoker.extern.kind == EXTERN_MEMORY:
-                size = library().wasmtime_memory_data_size(self.context, invoker.item)
-                sizes[tuple(invoker.extern.item)] = size
-        return sum(sizes.values())
+        """What the exported memories have now; nothing can be seen while the start function runs."""
+        return self.invoker.memory_bytes(self.context, self.prepared.memories) if self.alive else 0
 
 
 def _over_limit(job: Job) -> Ending:
     return Ending("output_limit", f"more than {job.output_bytes} bytes were written to one stream")
 
 
-def _quoted(name: bytes) -> str:
+def may_return(kinds: tuple[int, ...]) -> bool:
+    """Whether an export's results can be told: numbers, and no more of them than an OUTCOME holds."""
+    return (not kinds or max(kinds) <= F64) and len(kinds) <= MAX_RESULTS
+
+
+def quoted(name: bytes) -> str:
     return repr(name[:256].decode("utf-8", "replace"))
 
 
-def _kinds(kinds: tuple[int, ...]) -> str:
+def kinds_text(kinds: tuple[int, ...]) -> str:
     names = [VALUE_NAMES[kind] if kind <= F64 else "a reference or vector" for kind in kinds[:16]]
     return f"({', '.join(names)}{', ...' if len(kinds) > 16 else ''})"

@@ -7,7 +7,7 @@ import os
 from ctypes import byref, c_uint64, c_void_p
 
 from runner import settings, wasi_files
-from runner.capi import EXTERN_ITEM, Extern, Instance, check, library, take_pointer
+from runner.capi import EXTERN_ITEM, EXTERN_MEMORY, Extern, Instance, check, library, take_pointer
 from runner.errors import EngineError
 from runner.stubs import ZEROS, define_stubs
 from runner.wasi import Wasi
@@ -77,6 +77,18 @@ class Invoker:
             context, byref(self.instance), name, len(name), byref(self.extern)
         )
         return found
+
+    def memory_bytes(self, context: int, memories: list[tuple[bytes, int]]) -> int:
+        """What the instance's exported `memories` have now, which is their peak: a memory never shrinks.
+
+        One that isn't exported can't be seen through the C API and counts as nothing.
+        """
+        size_of = library().wasmtime_memory_data_size
+        sizes: dict[tuple[int, ...], int] = {}  # by identity: one memory may have two names
+        for name, _pages in memories:
+            if self.find(context, name) and self.extern.kind == EXTERN_MEMORY:
+                sizes[tuple(self.extern.item)] = size_of(context, self.item)
+        return sum(sizes.values())
 
     def protect_callbacks(self) -> None:
         """Take the write permission from the pages of code that ctypes has made for our callbacks.

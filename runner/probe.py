@@ -60,13 +60,15 @@ HOW_TO_GET: dict[str, str] = {
     "mdwe": "Linux 6.3 or later, on x86-64 or aarch64",
     "seccomp": "CONFIG_SECCOMP_FILTER; a container's policy may forbid it",
     "oom_score": "/proc has to be mounted and writable for the process itself",
-    "cgroup": "name a cgroup v2 directory whose cgroup.procs this user may write",
+    "cgroup": "name a cgroup v2 directory that is delegated to the worker (systemd: Delegate=yes) by `serve --cgroup`",
 }
 
 
 # Not a layer that every worker has use for: a cgroup is the operator's to name.
 OPTIONAL = frozenset({"cgroup"})
-FULL, REDUCED = "full", "reduced"
+# Without these a worker does not start, unless told to.
+REQUIRED = frozenset({"no_new_privs", "seccomp"})
+FULL, REDUCED, UNSEALED = "full", "reduced", "unsealed"
 
 
 class ProbeError(RunnerError):
@@ -116,8 +118,11 @@ def parse(output: str) -> dict[str, Finding]:
 
 
 def level(findings: Mapping[str, Finding]) -> str:
-    """FULL where every layer can be had that isn't optional, else REDUCED."""
-    return FULL if all(finding.ok for name, finding in findings.items() if name not in OPTIONAL) else REDUCED
+    """FULL where every layer can be had that isn't optional, UNSEALED without a required one, else REDUCED."""
+    missing = {name for name, finding in findings.items() if not finding.ok} - OPTIONAL
+    if missing & REQUIRED:
+        return UNSEALED
+    return REDUCED if missing else FULL
 
 
 def run(root: Path, runner_uid: int, cgroup: str = "") -> dict[str, Finding]:

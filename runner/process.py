@@ -3,8 +3,9 @@
     HELLO, stage one of the seal, [a spare waits], LOAD, artifact, stage two, READY,
     then for each JOB: STARTED, the guest, OUTCOME; at EOF: BYE.
 
-A compiler has no LOAD: both stages, READY, then one COMPILE. What goes wrong before READY is told as an OUTCOME of job
-0; what goes wrong with the host after it ends the process without BYE, which is a crash to the coordinator.
+A server gets SERVE after LOAD, says READY and answers calls until it is retired or worn out: BYE. A compiler has no
+LOAD: both stages, READY, then one COMPILE. What goes wrong before READY is told as an OUTCOME of job 0; what goes wrong
+with the host after it ends the process without BYE, which is a crash to the coordinator.
 
 Descriptors: 0 to 2 /dev/null, 3 control, 4 status, 5 to 7 what a job brings. While the artifact is loaded 5 to 7 are
 taken, so that the memfd of the module's image lies above them and is never closed or replaced by accident.
@@ -16,13 +17,22 @@ import _signal  # type: ignore[import-not-found]  # `signal` makes enumerations 
 import os
 from time import monotonic_ns
 
-from runner import invoke, seal, wasi_files
+from runner import invoke, seal, serve, wasi_files
 from runner.allow import FIRST_JOB_FD, LAST_JOB_FD, SECOND_JOB_FD
+from runner.callee import Functions
 from runner.compile import compile_module
 from runner.errors import EngineError, ProtocolError, RunnerError
 from runner.inherit import Inheritance
 from runner.messages import Mailbox
-from runner.protocol import CONTROL_FD, PROFILE_COMPILER, PROFILE_FILES, STATUS_FD
+from runner.protocol import (
+    CONTROL_FD,
+    PROFILE_COMPILER,
+    PROFILE_RUNNER,
+    PROFILE_SERVER,
+    SERVERS,
+    STATUS_FD,
+    WITH_FILES,
+)
 from runner.protocol.control import (
     COMPILE,
     FLAG_ONE_JOB,
@@ -30,10 +40,12 @@ from runner.protocol.control import (
     FLAG_STUB_IMPORTS,
     JOB,
     LOAD,
+    SERVE,
     STOP,
     decode_compile,
     decode_job,
     decode_load,
+    decode_serve,
 )
 from runner.protocol.status import (
     BYE,
@@ -57,8 +69,6 @@ if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
     from runner.protocol.control import Job, Load
 
 MIB = 1 << 20
-# The alarm that ends a guest which blocks in the host comes so much after its deadline.
-ALARM_MARGIN_MS = 200
 # Beyond a guest's memory: the engine's tables and stacks, Python's own.
 SLACK_BYTES = 64 * MIB
 FILES_SLACK_BYTES = 256 * MIB  # the runtime's threads, 2 MiB of stack each
@@ -76,15 +86,24 @@ _HELLO, _BYE = encode_frame(HELLO), encode_frame(BYE)
 class Prepared:
     """What the zygote makes ready for every child: engine, linker, ticker, mailbox, and the planned steps."""
 
-    def __init__(self, inheritance: Inheritance, engine: Engine, mailbox: Mailbox, compiler: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        inheritance: Inheritance,
+        engine: Engine,
+        mailbox: Mailbox,
+        compiler: tuple[int, int],
+        max_call_bytes: int,
+    ) -> None:
         """`compiler` is what one may use: private memory in bytes, CPU time in seconds."""
         self.inheritance = inheritance
         self.engine = engine
         self.mailbox = mailbox
+        self.max_call_bytes = max_call_bytes
         self.compiler_memory_bytes, self.compiler_cpu_s = compiler
         self.invoker = invoke.Invoker(engine, stub_imports=False)
         self.invoker.protect_callbacks()
         self.ticker = Ticker(engine, mailbox)
+        self.functions = Functions()
         layers = inheritance.layers
         self.stage_one = seal.plan(seal.STAGE_ONE, layers)
         self.before_load = seal.plan(seal.BEFORE_LOAD, layers)
@@ -120,7 +139,7 @@ def _say_ready(prepared: Prepared, subject: seal.Subject, load_us: int) -> None:
 
 
 class _Runner:
-    """A process that runs guests, of PROFILE_RUNNER or PROFILE_FILES."""
+    """A process that runs guests: any but a compiler."""
 
     __slots__ = ("_one_job", "_prepared", "_subject")
 
@@ -146,6 +165,9 @@ class _Runner:
         started_ns = monotonic_ns()
         module = self._load(decode_load(message))
         load_us = (monotonic_ns() - started_ns) // 1000
+        if self._subject.profile in SERVERS:
+            self._serve(module, load_us)
+            return
         prepared.ticker.start()
         seal.apply_steps(prepared.stage_two, self._subject)
         _say_ready(prepared, self._subject, load_us)
@@ -162,16 +184,38 @@ class _Runner:
                 return
             close_range(FIRST_JOB_FD, LAST_JOB_FD)
 
+    def _serve(self, module: invoke.Prepared, load_us: int) -> None:
+        """The life of a server, from SERVE to its end."""
+        prepared, subject = self._prepared, self._subject
+        message, fds = prepared.mailbox.receive(CONTROL_FD)
+        if not message:
+            return
+        if message[0] != SERVE or fds != (FIRST_JOB_FD, SECOND_JOB_FD, LAST_JOB_FD):
+            raise ProtocolError(f"SERVE comes now, with three descriptors, not {message[0]} with {len(fds)}")
+        service = decode_serve(message)
+        if subject.profile == PROFILE_SERVER:  # the only file that it writes to is its log
+            subject.file_bytes = service.output_bytes
+        server = serve.Server(
+            *(prepared.functions, prepared.ticker.watch, module, service, prepared.max_call_bytes),
+            with_files=subject.profile in WITH_FILES,
+        )
+        seal.apply_steps(prepared.stage_two, subject)
+        _say_ready(prepared, subject, load_us)
+        server.run()
+
     def _load(self, load: Load) -> invoke.Prepared:
         subject, prepared = self._subject, self._prepared
         size = os.fstat(FIRST_JOB_FD).st_size
-        slack = FILES_SLACK_BYTES if subject.profile == PROFILE_FILES else SLACK_BYTES
+        slack = FILES_SLACK_BYTES if subject.profile in WITH_FILES else SLACK_BYTES
+        if subject.profile in SERVERS:
+            # A request, and what a guest writes until it is over, with the answer that is made of it.
+            slack += prepared.max_call_bytes + 2 * subject.inherited.file_bytes[PROFILE_RUNNER]
         subject.memory_bytes = load.memory_bytes + ARTIFACT_COPIES * size + slack
         subject.cpu_s = load.cpu_s
         self._one_job = bool(load.flags & FLAG_ONE_JOB)
         seal.apply_steps(prepared.before_load, subject)
         linked = prepared.invoker.prepare(_load_artifact(prepared.engine, size), bool(load.flags & FLAG_STUB_IMPORTS))
-        if subject.profile == PROFILE_FILES:
+        if subject.profile in WITH_FILES:
             linked.with_files()  # now: it makes callbacks, whose code is mapped executable
         close_range(FIRST_JOB_FD, LAST_JOB_FD)
         return linked
@@ -189,7 +233,7 @@ class _Runner:
             over = _over_limit(job)
         ticker = self._prepared.ticker
         os.write(STATUS_FD, encode_started(job.job_id))
-        _signal.setitimer(_signal.ITIMER_REAL, (job.wall_ms + ALARM_MARGIN_MS) / 1000)
+        _signal.setitimer(_signal.ITIMER_REAL, (job.wall_ms + serve.ALARM_MARGIN_MS) / 1000)
         ticker.begin(job.wall_ms, over)
         outcome = invoke.run(module, job, stdin, FIRST_JOB_FD, SECOND_JOB_FD, ticker.stopped)
         if not self._one_job:

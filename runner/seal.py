@@ -12,7 +12,7 @@ import os
 
 from runner import landlock, mounts
 from runner.errors import SealError
-from runner.protocol import LAYER_BITS, PROFILE_COMPILER, PROFILE_FILES, PROFILE_RUNNER
+from runner.protocol import LAYER_BITS, PROFILE_COMPILER, PROFILE_NAMES, WITH_FILES
 from runner.syscalls import (
     PR_MDWE_REFUSE_EXEC_GAIN,
     PR_SET_DUMPABLE,
@@ -55,11 +55,15 @@ CPU_GRACE_S = 2
 class Subject:
     """The process that is sealed: who it is to be, and what it may use.
 
-    `memory_bytes` is what it may add to its private memory from now on, `cpu_s` its CPU time. `ready` once READY is
-    said: what fails before it can still be told. `shared_uid` if others have its uid too.
+    `memory_bytes` is what it may add to its private memory from now on, `cpu_s` its CPU time, `file_bytes` the longest
+    file, its profile's unless it is known better. `ready` once READY is said: what fails before it can still be told.
+    `shared_uid` if others have its uid too.
     """
 
-    __slots__ = ("bounds", "cpu_s", "gid", "inherited", "memory_bytes", "profile", "ready", "shared_uid", "uid")
+    __slots__ = (
+        *("bounds", "cpu_s", "file_bytes", "gid", "inherited", "memory_bytes", "profile", "ready", "shared_uid"),
+        *("uid",),
+    )
 
     def __init__(
         self,
@@ -78,6 +82,7 @@ class Subject:
         self.bounds = bounds
         self.memory_bytes = memory_bytes
         self.cpu_s = cpu_s
+        self.file_bytes = inherited.file_bytes[profile]
         self.ready = self.shared_uid = False
 
 
@@ -152,18 +157,18 @@ def _limit_work(subject: Subject) -> None:
 
 
 def _limit_files_size(subject: Subject) -> None:
-    set_limit(RLIMIT_FSIZE, subject.inherited.file_bytes[subject.profile])
+    set_limit(RLIMIT_FSIZE, subject.file_bytes)
 
 
 def _limit_processes(subject: Subject) -> None:
     most = 0
-    if subject.profile == PROFILE_FILES:
+    if subject.profile in WITH_FILES:
         most = min(SHARED_NPROC if subject.shared_uid else FILES_NPROC, hard_limit(RLIMIT_NPROC))
     set_limit(RLIMIT_NPROC, most)
 
 
 def _limit_descriptors(subject: Subject) -> None:
-    set_limit(RLIMIT_NOFILE, FILES_NOFILE if subject.profile == PROFILE_FILES else RUNNER_NOFILE)
+    set_limit(RLIMIT_NOFILE, FILES_NOFILE if subject.profile in WITH_FILES else RUNNER_NOFILE)
 
 
 def _refuse_new_code(subject: Subject) -> None:
@@ -245,4 +250,4 @@ def layer_mask(available: frozenset[str], profile: int) -> int:
     return sum(LAYER_BITS[name] for name in layers)
 
 
-PROFILES: Final = (PROFILE_RUNNER, PROFILE_FILES, PROFILE_COMPILER)
+PROFILES: Final = tuple(PROFILE_NAMES)

@@ -1,7 +1,8 @@
 """The thread that interrupts a guest: it pushes the engine's epoch every 5 ms while a job runs, else it is parked.
 
 At each tick it looks for a STOP on the control socket, without waiting, and pushes the epoch past the guest's deadline
-if there is one. 100 idle tickers would cost half a core, so between jobs it sleeps on a lock that nobody holds.
+if there is one; and whether a signal was swallowed (`runner.swallowed`). 100 idle tickers would cost half a core, so
+between jobs it sleeps on a lock that nobody holds.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from time import monotonic_ns
 from runner.invoke import TICK_MS
 from runner.protocol import CONTROL_FD
 from runner.protocol.control import STOP
+from runner.swallowed import Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
@@ -29,7 +31,18 @@ TICK_NS = TICK_MS * 1_000_000
 class Ticker:
     """One a process. `start` before the filter is installed; then `begin` and `end` around each job."""
 
-    __slots__ = ("_engine", "_idle", "_listening", "_mailbox", "_over", "_park", "_stopped", "_ticks", "_wake")
+    __slots__ = (
+        "_engine",
+        "_idle",
+        "_listening",
+        "_mailbox",
+        "_over",
+        "_park",
+        "_stopped",
+        "_ticks",
+        "_wake",
+        "watch",
+    )
 
     def __init__(self, engine: Engine, mailbox: Mailbox) -> None:
         """Nothing starts yet: made in the zygote, so that the child finds it warm."""
@@ -42,6 +55,7 @@ class Ticker:
         self._over: Callable[[], bool] | None = None
         self._stopped = False
         self._listening = True
+        self.watch = Watch()
 
     def start(self) -> None:
         """Start the thread and wait until it runs, so that a filter for all threads finds it."""
@@ -80,6 +94,7 @@ class Ticker:
                 while due_ns <= now_ns:
                     tick()
                     due_ns += TICK_NS
+                self.watch.look()
                 if self._has_to_stop():
                     for _ in range(self._ticks):
                         tick()

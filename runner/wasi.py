@@ -35,7 +35,7 @@ MAX_RANDOM_BYTES = 64 << 20
 RANDOM_CHUNK_BYTES = 256 << 10
 
 
-def _packed(strings: Sequence[bytes]) -> tuple[bytes, list[int]]:
+def packed(strings: Sequence[bytes]) -> tuple[bytes, list[int]]:
     """Strings with their NULs in one block, and where in it each begins."""
     offsets = []
     position = 0
@@ -59,7 +59,8 @@ class Wasi:
         self.exit_code: int | None = None
         self._words: dict[int, Words] = {}
         self._trap_new = library().wasmtime_trap_new
-        self._args = self._env = _packed(())
+        self._args = self._env = packed(())
+        self._env_block: bytes | None = None
         self._started_ns = 0
         # Kept for as long as a linker may call them. All are made here, once: see linking.protect_callbacks.
         self.callbacks: dict[str, Any] = {
@@ -97,8 +98,32 @@ class Wasi:
         self.memory.context = context
         self.streams.begin(stdin, outputs, output_bytes)
         self.failure = self.exit_code = None
-        self._args = _packed(args)
-        self._env = _packed(env)
+        self._args = packed(args)
+        self._env = packed(env)
+        self._env_block = None
+        self._started_ns = monotonic_ns()
+
+    def begin_call(
+        self,
+        context: int,
+        args: tuple[bytes, list[int]],
+        env_block: bytes,
+        stdin: bytes | memoryview,
+        stderr_fd: int,
+        output_bytes: int,
+    ) -> None:
+        """Set up for one call of an instance in the store of `context`; its stdout is `streams.collected`.
+
+        Args:
+            args: as `packed` made them.
+            env_block: NAME=value, each ended by a NUL. They are told apart when the guest asks.
+        """
+        self.memory.forget()
+        self.memory.context = context
+        self.streams.begin_call(stdin, stderr_fd, output_bytes)
+        self.failure = self.exit_code = None
+        self._args = args
+        self._env_block = env_block
         self._started_ns = monotonic_ns()
 
     def end(self) -> None:
@@ -159,10 +184,16 @@ class Wasi:
         return self._strings(words, self._args)
 
     def environ_sizes_get(self, words: Words) -> int:
-        return self._sizes(words, self._env)
+        return self._sizes(words, self._environment())
 
     def environ_get(self, words: Words) -> int:
-        return self._strings(words, self._env)
+        return self._strings(words, self._environment())
+
+    def _environment(self) -> tuple[bytes, list[int]]:
+        if self._env_block is not None:
+            self._env = packed(self._env_block.split(b"\0")[:-1])
+            self._env_block = None
+        return self._env
 
     def _sizes(self, words: Words, packed: tuple[bytes, list[int]]) -> int:
         block, offsets = packed

@@ -22,8 +22,9 @@ if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
     from collections.abc import Sequence
 
     from runner.engine import Engine
-    from runner.protocol.control import Job
     from runner.wasi import Wasi
+
+    Preopen = tuple[bytes, bytes, bool]
 
 
 def new_linker(engine: Engine, wasi: Wasi) -> int:
@@ -41,15 +42,20 @@ def new_linker(engine: Engine, wasi: Wasi) -> int:
     return linker
 
 
-def configure(context: int, job: Job, stdin: bytes) -> str:
+def configure(
+    context: int, args: Sequence[bytes], env: Sequence[bytes], preopens: Sequence[Preopen], stdin: bytes
+) -> str:
     """Give the store of `context` its WASI state.
+
+    Args:
+        preopens: path here, path for the guest, whether it is read-only.
 
     Returns:
         What could not be had, "" if nothing: a mount that isn't there, or arguments that aren't UTF-8.
     """
     lib = library()
     config = lib.wasi_config_new()
-    refused = _fill(config, job, stdin)
+    refused = _fill(config, args, env, preopens, stdin)
     if refused:
         lib.wasi_config_delete(config)
         return refused
@@ -57,11 +63,11 @@ def configure(context: int, job: Job, stdin: bytes) -> str:
     return ""
 
 
-def _fill(config: int, job: Job, stdin: bytes) -> str:
+def _fill(config: int, args: Sequence[bytes], env: Sequence[bytes], preopens: Sequence[Preopen], stdin: bytes) -> str:
     lib = library()
-    if not lib.wasi_config_set_argv(config, len(job.args), _strings(job.args)):
+    if not lib.wasi_config_set_argv(config, len(args), _strings(args)):
         return "an argument is not UTF-8"
-    pairs = [entry.partition(b"=") for entry in job.env]
+    pairs = [entry.partition(b"=") for entry in env]
     names, values = _strings([pair[0] for pair in pairs]), _strings([pair[2] for pair in pairs])
     if not lib.wasi_config_set_env(config, len(pairs), names, values):
         return "a variable is not UTF-8"
@@ -70,7 +76,7 @@ def _fill(config: int, job: Job, stdin: bytes) -> str:
     lib.wasi_config_set_stdin_bytes(config, byref(vector))
     lib.wasi_config_inherit_stdout(config)
     lib.wasi_config_inherit_stderr(config)
-    for path, guest, read_only in job.preopens:
+    for path, guest, read_only in preopens:
         if not lib.wasi_config_preopen_dir(config, path, guest, not read_only):
             return f"the mount {guest.decode('utf-8', 'replace')!r} can't be opened"
     return ""

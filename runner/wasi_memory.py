@@ -19,6 +19,8 @@ _memory_view.restype = ctypes.py_object
 _memory_view.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)
 _WRITABLE = 0x200  # PyBUF_WRITE
 
+_NO_MEMORY = memoryview(b"")
+
 _U32 = Struct("<I")
 _U64 = Struct("<Q")
 _PAIR = Struct("<II")
@@ -57,7 +59,7 @@ class GuestMemory:
 
     def forget(self) -> None:
         """Before a store is made and after it is deleted: nothing of the last memory may be touched again."""
-        self._view = memoryview(b"")
+        self._view = memoryview(bytearray())  # empty, and writable: no bytes at all may be written anywhere
         self._extern.kind = 0
         self.size = 0
         self.caller = 0
@@ -82,15 +84,20 @@ class GuestMemory:
         value: int = _U32.unpack(self.at(address, 4))[0]
         return value
 
+    def need(self, address: int, length: int) -> None:
+        """Raises: Fault: some of `length` bytes from `address` lie outside."""
+        if address + length > self.size:
+            self.at(address, length)
+
     def put_u32(self, address: int, value: int) -> None:
-        self.at(address, 4)
+        self.need(address, 4)
         _U32.pack_into(self._view, address, value)
 
     def put_u64(self, address: int, value: int) -> None:
-        self.at(address, 8)
+        self.need(address, 8)
         _U64.pack_into(self._view, address, value)
 
-    def put(self, address: int, data: bytes) -> None:
+    def put(self, address: int, data: bytes | memoryview) -> None:
         self.at(address, len(data))[:] = data
 
     def buffers(self, address: int, count: int) -> list[tuple[int, int]]:
@@ -99,12 +106,17 @@ class GuestMemory:
         Raises:
             Fault: the array or one of the buffers lies outside, or there are more than MAX_LISTED_BUFFERS.
         """
+        if count == 1:  # nearly always
+            self.need(address, _PAIR.size)
+            pair = _PAIR.unpack_from(self._view, address)
+            self.need(*pair)
+            return [pair] if pair[1] else []
         if count > MAX_LISTED_BUFFERS:
             raise Fault(ENOMEM)
         array = self.at(address, min(count, MAX_BUFFERS) * _PAIR.size)
         pairs = [pair for pair in _PAIR.iter_unpack(array) if pair[1]]
         for start, length in pairs:
-            self.at(start, length)
+            self.need(start, length)
         return pairs
 
     def _refresh(self) -> None:

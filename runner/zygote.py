@@ -13,6 +13,7 @@ it is ready, and ends with its parent.
 | `max_memory_bytes` | ceiling for one linear memory; required |
 | `max_output_bytes` | longest stdout or stderr of a job; required |
 | `compiler_memory_bytes`, `compiler_cpu_s` | what a compiler may use: private memory, CPU time; required |
+| `max_call_bytes` | longest request of a call, head and variables included; optional, 16 MiB |
 | `user_uid` | the worker's own user, whom no guest ever is; required |
 | `volume` | `NAME=PATH[,uid=U,gid=G]`, as the option `--volume`; any number of them |
 | `volume_uid` | first of the uids (and gids) for volumes of root's or the worker's own user, by order; optional |
@@ -32,9 +33,9 @@ from runner import engine, inherit, mounts, process, seal
 from runner.errors import ProtocolError, RunnerError, SealError
 from runner.fork import Forker
 from runner.messages import SOL_SOCKET, Mailbox
-from runner.protocol import CONTROL_FD, PROFILE_COMPILER, PROFILE_FILES, PROFILE_NAMES, PROFILE_RUNNER, STATUS_FD
+from runner.protocol import CONTROL_FD, PROFILE_COMPILER, PROFILE_NAMES, PROFILE_RUNNER, STATUS_FD, WITH_FILES
 from runner.protocol.control import MAX_CONTROL_BYTES
-from runner.protocol.spawn import BEAT, SPAWN, Spawn, Spawned, decode_spawn, encode_spawned
+from runner.protocol.spawn import BEAT, EXIT_WITHOUT, SPAWN, Spawn, Spawned, decode_spawn, encode_spawned
 from runner.syscalls import PR_SET_PDEATHSIG, call, close_range, number, one_malloc_arena, prctl
 
 TYPE_CHECKING = False
@@ -46,6 +47,7 @@ SOCKET_FD = 3
 RULESET_FD, LAST_KEPT_FD = 5, 7
 BEAT_INTERVAL_MS = 250
 MAX_ARTIFACT_BYTES = 1 << 30
+MAX_CALL_BYTES = 16 << 20
 
 EXIT_PARENT_GONE = 0
 EXIT_BAD_ARGUMENTS = 64  # sysexits.h: EX_USAGE
@@ -54,7 +56,7 @@ EXIT_CAN_NOT_SEAL = 77  # EX_NOPERM
 
 _REQUIRED = ("library", "root", "max_memory_bytes", "max_output_bytes", "compiler_memory_bytes", "compiler_cpu_s")
 _NUMBERS = ("max_memory_bytes", "max_output_bytes", "compiler_memory_bytes", "compiler_cpu_s", "user_uid")
-_OPTIONAL_NUMBERS = ("volume_uid", "allow_unsealed")
+_OPTIONAL_NUMBERS = ("volume_uid", "allow_unsealed", "max_call_bytes")
 # All but those that can't be set: KILL, STOP, and the two that libc keeps for its threads.
 _SIGNALS = sorted(set(range(1, 65)) - {9, 19, 32, 33})
 _SIGKILL = 9
@@ -97,6 +99,7 @@ class Arguments:
         self.compiler_memory_bytes = _number(texts, "compiler_memory_bytes")
         self.compiler_cpu_s = _number(texts, "compiler_cpu_s")
         self.user_uid = _number(texts, "user_uid")
+        self.max_call_bytes = _number(texts, "max_call_bytes") or MAX_CALL_BYTES
         self.allow_unsealed = _number(texts, "allow_unsealed") == 1
         first_kept = _number(texts, "volume_uid")
         self.volumes = {
@@ -131,7 +134,7 @@ def main(argv: list[str]) -> NoReturn:
     except ArgumentError as exc:
         code = _last_words(EXIT_BAD_ARGUMENTS, exc)
     except SealError as exc:
-        code = _last_words(EXIT_CAN_NOT_SEAL, exc)
+        code = _last_words(EXIT_WITHOUT.get(exc.step, EXIT_CAN_NOT_SEAL), exc)
     except Exception as exc:  # noqa: BLE001 - whatever it is, the next zygote starts clean
         code = _last_words(EXIT_FAILED, exc)
     sys.stderr.flush()
@@ -201,7 +204,7 @@ class Zygote:
         made = engine.Engine(arguments.max_memory_bytes)
         inherit.inherit(inheritance, self._forker, arguments.cgroup)
         if not arguments.allow_unsealed:
-            for layer in ("no_new_privs", "seccomp"):
+            for layer in EXIT_WITHOUT:
                 if not inheritance.has(layer):
                     raise SealError(layer, 1)
         inheritance.file_bytes[PROFILE_RUNNER] = arguments.max_output_bytes
@@ -211,7 +214,7 @@ class Zygote:
             os.close(inheritance.ruleset_fd)
             inheritance.ruleset_fd = RULESET_FD
         compiler = arguments.compiler_memory_bytes, arguments.compiler_cpu_s
-        self._prepared = process.Prepared(inheritance, made, self._mailbox, compiler)
+        self._prepared = process.Prepared(inheritance, made, self._mailbox, compiler, arguments.max_call_bytes)
         inheritance.data_bytes = inherit.private_bytes()
         self._inheritance = inheritance
 
@@ -272,7 +275,7 @@ class Zygote:
         process.child_main(self._prepared, subject)
 
     def _bounds(self, spawn: Spawn) -> tuple[mounts.Bound, ...]:
-        if not spawn.mounts and spawn.profile != PROFILE_FILES:
+        if not spawn.mounts and spawn.profile not in WITH_FILES:
             return ()
         found = []
         for name, path, read_only in spawn.mounts:

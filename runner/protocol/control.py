@@ -3,6 +3,7 @@
 LOAD  u8 kind, u8 flags, u64 memory_bytes, u32 cpu_s             fds: artifact (a sealed memfd)
 JOB   u8 kind, JOB_HEAD, strings                                 fds: stdout, stderr, then stdin if FLAG_STDIN
 COMPILE u8 kind, u64 job_id, u64 module_bytes                    fds: module (read), artifact (memfd, written)
+SERVE u8 kind, SERVE_HEAD, strings                               fds: listener, stderr, records (a sealed memfd)
 STOP  u8 kind                                                    interrupt the guest that runs now
 EOF                                                              say BYE and end
 """
@@ -18,6 +19,9 @@ from runner.protocol.strings import pack_binding, pack_strings, unpack, unpack_b
 MAX_CONTROL_BYTES = 192 * 1024
 
 LOAD, JOB, COMPILE, STOP = range(16, 20)
+SERVE = 23  # 20 to 22 are the zygote's (runner.protocol.spawn)
+
+ABI_WAGI, ABI_EXPORT = range(2)
 
 ENTRY_COMMAND, ENTRY_EXPORT = range(2)
 FLAG_STDIN = 1
@@ -27,6 +31,9 @@ FLAG_ONE_JOB = 4  # LOAD: say BYE and end after the first job, without waiting f
 _LOAD = struct.Struct("<BBQI")
 # kind, job_id, entry, flags, fuel, memory_bytes, wall_ms, output_bytes, then five counted blocks
 _JOB = struct.Struct("<BQBBQQIQ")
+# kind, abi, fuel, memory_bytes, wall_ms, output_bytes, reuse calls and bytes, recycle calls and CPU us, record,
+# then five counted blocks
+_SERVE = struct.Struct("<BBQQIQIQIQI")
 _COMPILE = struct.Struct("<BQQ")
 _VALUE = struct.Struct("<BQ")
 
@@ -94,6 +101,137 @@ class Job:
         self.preopens = preopens
 
 
+class Serve:
+    """SERVE: answer the calls on the listener until told to end.
+
+    `abi` is ABI_WAGI or ABI_EXPORT; `export` the name then, `params` and `results` its value kinds. Limits are those of
+    each call. An instance answers up to `reuse_calls` calls and is dropped past `reuse_memory_bytes`; the process ends
+    after `recycle_calls` calls or `recycle_cpu_us` of CPU time. `record` is its page in the records' memfd.
+    """
+
+    __slots__ = (
+        "abi",
+        "args",
+        "env",
+        "export",
+        "fuel",
+        "memory_bytes",
+        "output_bytes",
+        "params",
+        "preopens",
+        "record",
+        "recycle_calls",
+        "recycle_cpu_us",
+        "results",
+        "reuse_calls",
+        "reuse_memory_bytes",
+        "wall_ms",
+    )
+
+    def __init__(
+        self,
+        abi: int,
+        *,
+        fuel: int,
+        memory_bytes: int,
+        wall_ms: int,
+        output_bytes: int,
+        record: int,
+        reuse_calls: int = 1,
+        reuse_memory_bytes: int = 0,
+        recycle_calls: int = 100_000,
+        recycle_cpu_us: int = 3600 * 1_000_000,
+        export: bytes = b"",
+        params: tuple[int, ...] = (),
+        results: tuple[int, ...] = (),
+        args: tuple[bytes, ...] = (),
+        env: tuple[bytes, ...] = (),
+        preopens: tuple[tuple[bytes, bytes, bool], ...] = (),
+    ) -> None:
+        self.abi = abi
+        self.fuel = fuel
+        self.memory_bytes = memory_bytes
+        self.wall_ms = wall_ms
+        self.output_bytes = output_bytes
+        self.record = record
+        self.reuse_calls = reuse_calls
+        self.reuse_memory_bytes = reuse_memory_bytes
+        self.recycle_calls = recycle_calls
+        self.recycle_cpu_us = recycle_cpu_us
+        self.export = export
+        self.params = params
+        self.results = results
+        self.args = args
+        self.env = env
+        self.preopens = preopens
+
+
+def encode_serve(serve: Serve) -> bytes:
+    """SERVE's bytes.
+
+    Raises:
+        ProtocolError: longer than MAX_CONTROL_BYTES.
+    """
+    head = _SERVE.pack(
+        *(SERVE, serve.abi, serve.fuel, serve.memory_bytes, serve.wall_ms, serve.output_bytes),
+        *(serve.reuse_calls, serve.reuse_memory_bytes, serve.recycle_calls, serve.recycle_cpu_us, serve.record),
+    )
+    blocks = (
+        pack_strings((serve.export,)),
+        pack_strings((bytes(serve.params), bytes(serve.results))),
+        pack_strings(serve.args),
+        pack_strings(serve.env),
+        pack_strings(pack_binding(preopen) for preopen in serve.preopens),
+    )
+    message = head + b"".join(blocks)
+    if len(message) > MAX_CONTROL_BYTES:
+        raise ProtocolError(f"a service's message is at most {MAX_CONTROL_BYTES} bytes, this has {len(message)}")
+    return message
+
+
+def decode_serve(message: bytes) -> Serve:
+    """A Serve from its bytes.
+
+    Raises:
+        ProtocolError: cut short, too long, or a block that isn't one.
+    """
+    if len(message) < _SERVE.size:
+        raise ProtocolError(f"SERVE has at least {_SERVE.size} bytes, this has {len(message)}")
+    head = _SERVE.unpack_from(message)
+    _, abi, fuel, memory_bytes, wall_ms, output_bytes, reuse_calls, reuse_bytes, calls, cpu_us, record = head
+    blocks, position = unpack_blocks(message, _SERVE.size)
+    exports, kinds, args, env, preopens = blocks
+    if len(exports) != 1 or len(kinds) != 2 or position != len(message):
+        raise ProtocolError("SERVE has one export, its two signatures, and nothing after its preopens")
+    return Serve(
+        abi,
+        fuel=fuel,
+        memory_bytes=memory_bytes,
+        wall_ms=wall_ms,
+        output_bytes=output_bytes,
+        record=record,
+        reuse_calls=reuse_calls,
+        reuse_memory_bytes=reuse_bytes,
+        recycle_calls=calls,
+        recycle_cpu_us=cpu_us,
+        export=exports[0],
+        params=tuple(kinds[0]),
+        results=tuple(kinds[1]),
+        args=args,
+        env=env,
+        preopens=tuple(unpack_binding(preopen) for preopen in preopens),
+    )
+
+
+def unpack_blocks(message: bytes, position: int) -> tuple[list[tuple[bytes, ...]], int]:
+    """The five counted blocks that JOB and SERVE end with, and where they end."""
+    blocks = []
+    for _ in range(5):
+        strings, position = unpack_strings(message, position)
+        blocks.append(strings)
+    return blocks, position
+
+
 def encode_load(load: Load) -> bytes:
     return _LOAD.pack(LOAD, load.flags, load.memory_bytes, load.cpu_s)
 
@@ -146,11 +284,7 @@ def decode_job(message: bytes) -> Job:
     if len(message) < _JOB.size:
         raise ProtocolError(f"JOB has at least {_JOB.size} bytes, this has {len(message)}")
     _, job_id, entry, flags, fuel, memory_bytes, wall_ms, output_bytes = _JOB.unpack_from(message)
-    blocks = []
-    position = _JOB.size
-    for _ in range(5):
-        strings, position = unpack_strings(message, position)
-        blocks.append(strings)
+    blocks, position = unpack_blocks(message, _JOB.size)
     exports, params, args, env, preopens = blocks
     if len(exports) != 1 or position != len(message):
         raise ProtocolError("JOB has one export and nothing after its preopens")

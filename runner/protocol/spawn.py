@@ -15,6 +15,9 @@ from runner.protocol.strings import pack_binding, pack_strings, unpack_binding, 
 
 SPAWN, SPAWNED, BEAT = range(20, 23)
 
+# The exit codes of a zygote that lacks a layer which no runner may do without, and wasn't told `allow_unsealed`.
+EXIT_WITHOUT = {"no_new_privs": 78, "seccomp": 79}
+
 _SPAWN = struct.Struct("<BQBIIH")
 _SPAWNED = struct.Struct("<BQii")
 

@@ -1,10 +1,10 @@
-"""What hypothesis makes the three conversations of. Bounded as the wire is."""
+"""What hypothesis makes the conversations of. Bounded as the wire is."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from runner.protocol import F64, MAX_DETAIL_BYTES, control, spawn, status
+from runner.protocol import F64, MAX_DETAIL_BYTES, call, control, spawn, status
 
 u8 = st.integers(0, 2**8 - 1)
 u32 = st.integers(0, 2**32 - 1)
@@ -48,6 +48,39 @@ jobs = st.builds(
     preopens=bindings,
 )
 spawns = st.builds(spawn.Spawn, u64, u8, u32, u32, bindings)
+variables = st.lists(st.binary(max_size=30).map(lambda text: text.replace(b"\0", b"=")), max_size=10)
+serves = st.builds(
+    control.Serve,
+    u8,
+    fuel=u64,
+    memory_bytes=u64,
+    wall_ms=u32,
+    output_bytes=u64,
+    record=u32,
+    reuse_calls=u32,
+    reuse_memory_bytes=u64,
+    recycle_calls=u32,
+    recycle_cpu_us=u64,
+    export=strings,
+    params=st.lists(u8, max_size=10).map(tuple),
+    results=st.lists(u8, max_size=10).map(tuple),
+    args=st.lists(strings, max_size=10).map(tuple),
+    env=st.lists(strings, max_size=10).map(tuple),
+    preopens=bindings,
+)
+answers = st.builds(
+    call.Answer,
+    st.sampled_from(status.REASONS),
+    st.binary(max_size=200),
+    trap_code=st.none() | st.sampled_from(status.TRAP_CODES),
+    exit_code=st.none() | i32,
+    fuel_used=u64,
+    queue_us=u64,
+    init_us=u64,
+    run_us=u64,
+    peak_memory_bytes=u64,
+    detail=details,
+)
 
 
 def fields(message: object) -> dict[str, object]:

@@ -14,19 +14,23 @@ from runner.protocol.control import (
     JOB,
     LOAD,
     MAX_CONTROL_BYTES,
+    SERVE,
     STOP,
     Job,
     Load,
+    Serve,
     decode_compile,
     decode_job,
     decode_load,
+    decode_serve,
     encode_compile,
     encode_job,
     encode_load,
+    encode_serve,
     encode_stop,
 )
 from runner.protocol.strings import pack_strings, unpack_strings
-from tests.runner.protocol_strategies import fields, jobs, u8, u32, u64
+from tests.runner.protocol_strategies import fields, jobs, serves, u8, u32, u64
 
 HEAD = struct.Struct("<BQBBQQIQ")
 EMPTY = pack_strings(())
@@ -52,10 +56,45 @@ def test_a_compile_comes_out_as_it_went_in(job_id: int, module_bytes: int) -> No
     assert (job_id, module_bytes) == decode_compile(encode_compile(job_id, module_bytes))
 
 
+def small_serve(**changed: object) -> Serve:
+    fields = {"fuel": 1, "memory_bytes": 1, "wall_ms": 1, "output_bytes": 1, "record": 1, **changed}
+    return Serve(0, **fields)  # type: ignore[arg-type]
+
+
+@given(serves)
+def test_a_service_comes_out_as_it_went_in(service: Serve) -> None:
+    assert fields(service) == fields(decode_serve(encode_serve(service)))
+
+
+@given(serves, st.data())
+def test_a_service_that_is_cut_short_or_continued_is_refused(service: Serve, data: st.DataObject) -> None:
+    message = encode_serve(service)
+    cut = data.draw(st.integers(0, len(message) - 1))
+    for broken in (message[:cut], message + b"x"):
+        with pytest.raises(ProtocolError):
+            decode_serve(broken)
+
+
+def test_a_service_fits_a_message() -> None:
+    with pytest.raises(ProtocolError):
+        encode_serve(small_serve(args=(b"x" * MAX_CONTROL_BYTES,)))
+
+
+@pytest.mark.parametrize(("block", "strings"), [(0, ()), (0, (b"a", b"b")), (1, ()), (1, (b"",)), (1, (b"", b"", b""))])
+def test_a_service_has_one_export_and_two_signatures(block: int, strings: tuple[bytes, ...]) -> None:
+    empty = encode_serve(small_serve())
+    blocks = [(b"",), (b"", b""), (), (), ()]
+    head = empty[: len(empty) - sum(len(pack_strings(each)) for each in blocks)]
+    blocks[block] = strings
+    with pytest.raises(ProtocolError):
+        decode_serve(head + b"".join(pack_strings(each) for each in blocks))
+
+
 def test_each_message_begins_with_a_kind_of_its_own() -> None:
     messages = [encode_load(Load(1, 1)), encode_job(small_job()), encode_compile(1, 1), encode_stop()]
-    assert [LOAD, JOB, COMPILE, STOP] == [message[0] for message in messages]
-    assert len({LOAD, JOB, COMPILE, STOP}) == 4
+    messages.append(encode_serve(small_serve()))
+    assert [LOAD, JOB, COMPILE, STOP, SERVE] == [message[0] for message in messages]
+    assert len({LOAD, JOB, COMPILE, STOP, SERVE}) == 5
 
 
 def test_the_biggest_job_of_the_contract_fits_a_message() -> None:

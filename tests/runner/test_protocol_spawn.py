@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import ProtocolError
-from runner.protocol import MAX_DETAIL_BYTES, PROFILE_COMPILER, PROFILE_FILES, PROFILE_NAMES, PROFILE_RUNNER
+from runner.protocol import (
+    MAX_DETAIL_BYTES,
+    PROFILE_COMPILER,
+    PROFILE_FILES,
+    PROFILE_FILES_SERVER,
+    PROFILE_NAMES,
+    PROFILE_RUNNER,
+    PROFILE_SERVER,
+)
 from runner.protocol.spawn import (
     BEAT,
     SPAWN,
@@ -48,7 +56,8 @@ def test_a_steps_name_is_cut() -> None:
 
 def test_the_kinds_and_the_profiles_are_told_apart() -> None:
     assert len({SPAWN, SPAWNED, BEAT}) == 3
-    assert {PROFILE_RUNNER, PROFILE_FILES, PROFILE_COMPILER} == set(PROFILE_NAMES)
+    profiles = {PROFILE_RUNNER, PROFILE_FILES, PROFILE_COMPILER, PROFILE_SERVER, PROFILE_FILES_SERVER}
+    assert profiles == set(PROFILE_NAMES)
 
 
 def test_a_spawn_cut_short_anywhere_is_refused() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from runner import allow, seccomp
 from runner.protocol import PROFILE_NAMES
-from runner.seccomp import AUDIT_ARCH, RET_ALLOW, RET_ERRNO, RET_KILL_PROCESS, Rule, assemble
+from runner.seccomp import AUDIT_ARCH, RET_ALLOW, RET_ERRNO, RET_KILL_PROCESS, Rule, assemble, equals
 from runner.syscalls import AARCH64, MACHINE, NUMBERS, X86_64, number_of
 from tests.runner.bpf import answer
 from tests.runner.zygote_host import AS_NOBODY, ROOT
@@ -138,6 +138,15 @@ def test_an_answer_without_the_call_is_given() -> None:
     nr = number_of("getpid")
     assert nr is not None
     assert RET_ERRNO | 38 == answer(program, nr, AUDIT_ARCH[MACHINE])
+
+
+def test_what_fits_no_alternative_gets_the_rules_own_answer() -> None:
+    program = assemble([Rule("dup", "only of 3", equals(0, 3), otherwise=RET_ERRNO | 9)])
+    nr, other = number_of("dup"), number_of("getpid")
+    assert nr is not None
+    assert other is not None
+    answers = [answer(program, number, AUDIT_ARCH[MACHINE], (fd,)) for number, fd in ((nr, 3), (nr, 4), (other, 3))]
+    assert [RET_ALLOW, RET_ERRNO | 9, RET_KILL_PROCESS] == answers
 
 
 # -- by the kernel -----------------------------------------------------------------------------------------------------

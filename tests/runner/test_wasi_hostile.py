@@ -107,6 +107,14 @@ GROWING = """(module
       (call $random (i32.const 65536) (i32.const 65536)) (call $random (i32.const 131072) (i32.const 1))))"""
 
 
+@pytest.mark.parametrize("name", ["args_get", "environ_get"])
+@pytest.mark.parametrize("address", [0, PAGE, WORD])
+def test_a_list_of_nothing_is_written_anywhere(host: Host, name: str, address: int) -> None:
+    """Before any other function has looked at the memory."""
+    result = host.call(probe_module(), name, (0, address), (0, address), args=())
+    assert [(0, abi.SUCCESS)] == list(result.outcome.results)
+
+
 def test_memory_that_has_grown_since_the_last_call_is_there(host: Host) -> None:
     prepared = host.prepare(GROWING)
     for _ in range(2):  # the second instance begins small again

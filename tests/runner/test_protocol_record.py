@@ -1,0 +1,12 @@
+"""The record's figures have a place each, within a page."""
+
+from __future__ import annotations
+
+from runner.protocol import record
+
+
+def test_each_figure_has_its_word_within_the_page() -> None:
+    words = [record.BUSY_SINCE, record.DEADLINE, record.CALLS, record.BUSY, record.PEAK_MEMORY]
+    assert list(range(record.WORDS)) == words
+    assert record.WORDS * 8 <= record.RECORD_BYTES
+    assert 4096 == record.RECORD_BYTES
