@@ -10,7 +10,16 @@ from worker.core.changes import Applied, Result, UpdateTask
 from worker.core.clock import Now
 from worker.core.commands import AddTask, Command, Reply
 from worker.core.effects import Answer, Commit, Effect, GiveJob, StartRunner
-from worker.core.events import Ended, ModuleFetched, Recovered, RunnerStarted, SlotAssigned, StopRequested, TaskEvent
+from worker.core.events import (
+    Ended,
+    ModuleFetched,
+    Recovered,
+    RunnerStarted,
+    ServiceReady,
+    SlotAssigned,
+    StopRequested,
+    TaskEvent,
+)
 from worker.core.jobs import JobSettings
 from worker.core.module import Module
 from worker.core.node import Node, NodeSettings
@@ -35,6 +44,7 @@ ANY_EVENT: dict[type[TaskEvent], TaskEvent] = {
     ModuleFetched: ModuleFetched(DIGEST),
     SlotAssigned: SlotAssigned(),
     RunnerStarted: RunnerStarted(RUNNER),
+    ServiceReady: ServiceReady(),
     StopRequested: StopRequested(),
     Ended: Ended(Reason.STOPPED),
     Recovered: Recovered(),
@@ -131,14 +141,14 @@ class Driver:
         return self.command(AddTask(task_id, "token", spec or make_spec(), **fields))
 
     def artifact_ready(self, digest: str = DIGEST) -> list[Effect]:
-        self.node.jobs.artifact_ready(digest, self.now)
+        self.node.artifact_ready(digest, self.now)
         return self.take()
 
     def schedule(self, task_id: str = "t1", spec: TaskSpec | None = None) -> int:
         """Add a task whose artifact is at hand; the id of the runner that it has been given."""
-        self.node.jobs.artifact_ready(DIGEST, self.now)
+        self.node.artifact_ready(DIGEST, self.now)
         self.add(task_id, spec)
-        runner_id = self.node.jobs.live[task_id].runner_id
+        runner_id = self.node.tasks.live[task_id].runner_id
         assert runner_id is not None
         return runner_id
 
@@ -149,23 +159,22 @@ class Driver:
         return runner_id
 
     def begin(self, runner_id: int) -> None:
-        jobs = self.node.jobs
-        runner = jobs.pool.runners[runner_id]
+        runner = self.node.pool.runners[runner_id]
         if runner.pid == 0:
-            jobs.spawned(runner_id, 4711)
-            jobs.runner_ready(runner_id, 60_001, ("seccomp",), 250)
-        jobs.job_started(runner_id, runner.job_id, self.now)
+            self.node.spawned(runner_id, 4711)
+            self.node.runner_ready(runner_id, 60_001, ("seccomp",), 250, self.now)
+        self.node.job_started(runner_id, runner.job_id, self.now)
         self.take()
 
     def report(self, runner_id: int, report: Report | None = None) -> list[Effect]:
-        job_id = self.node.jobs.pool.runners[runner_id].job_id
-        self.node.jobs.job_reported(runner_id, job_id, report or exited_ok(), self.now)
+        job_id = self.node.pool.runners[runner_id].job_id
+        self.node.job_reported(runner_id, job_id, report or exited_ok(), self.now)
         return self.take()
 
     def exit(self, runner_id: int, exit_: Exit = CLEAN, bye: bool = True) -> list[Effect]:
         if bye:
-            self.node.jobs.runner_said_bye(runner_id)
-        self.node.jobs.exited(runner_id, exit_, self.now)
+            self.node.runner_said_bye(runner_id, self.now)
+        self.node.exited(runner_id, exit_, self.now)
         return self.take()
 
     def status(self, task_id: str = "t1") -> Status:
@@ -195,11 +204,15 @@ def starts(effects: list[Effect]) -> list[str]:
 
 
 def says_started(job_id: int) -> Callable[[Driver], None]:
-    return lambda driver: driver.node.jobs.job_started(1, job_id, driver.now)
+    return lambda driver: driver.node.job_started(1, job_id, driver.now)
 
 
 def says_outcome(job_id: int, report: Report | None = None) -> Callable[[Driver], None]:
-    return lambda driver: driver.node.jobs.job_reported(1, job_id, report or exited_ok(), driver.now)
+    return lambda driver: driver.node.job_reported(1, job_id, report or exited_ok(), driver.now)
+
+
+def says_bye(driver: Driver) -> None:
+    driver.node.runner_said_bye(1, driver.now)
 
 
 def answers(effects: list[Effect]) -> list[Effect]:

@@ -47,7 +47,7 @@ def test_a_task_goes_from_artifact_to_runner_to_its_end(driver: Driver) -> None:
     assert State.RUNNING == driver.status().state
     assert [] == driver.exit(1)
     assert COMPLETED == driver.ended()
-    assert ({}, set(), 2) == (driver.node.jobs.live, driver.timers, driver.node.jobs.pool.free)
+    assert ({}, set(), 2) == (driver.node.tasks.live, driver.timers, driver.node.pool.free)
 
 
 def test_the_usage_of_a_job_is_told_by_what_was_measured(driver: Driver) -> None:
@@ -88,9 +88,9 @@ def test_an_artifact_that_can_not_be_made_ends_all_that_wait_for_it(driver: Driv
     for task_id in ("t1", "t2"):
         driver.add(task_id)
     driver.add("t3", make_spec(digest=OTHER_DIGEST))
-    driver.node.jobs.artifact_failed(DIGEST, "too big", driver.now)
+    driver.node.artifact_failed(DIGEST, "too big", driver.now)
     assert [] == driver.take()
-    assert {"t3"} == set(driver.node.jobs.live)
+    assert {"t3"} == set(driver.node.tasks.live)
     assert [(State.FAILED, Reason.COMPILE_FAILED)] * 2 == [driver.ended("t1"), driver.ended("t2")]
     assert "too big" == driver.status("t1").detail
 
@@ -103,7 +103,7 @@ def test_a_module_by_url_is_fetched_then_compiled(driver: Driver) -> None:
     (fetch,) = of(StartFetch, driver.add(spec=spec))
     assert isinstance(fetch, StartFetch)
     assert spec == fetch.task.spec
-    driver.node.jobs.fetched("t1", ModuleFetched(DIGEST, (("i32", 1),)), driver.now)
+    driver.node.tasks.fetched("t1", ModuleFetched(DIGEST, (("i32", 1),)), driver.now)
     assert [PrepareArtifact(DIGEST)] == driver.take()
     assert (DIGEST, Entry("add", (("i32", 1),), b"[1]")) == (
         driver.rows["t1"].spec.digest,
@@ -114,7 +114,7 @@ def test_a_module_by_url_is_fetched_then_compiled(driver: Driver) -> None:
 def test_a_url_that_gives_another_module_than_the_task_names_fails_it(driver: Driver) -> None:
     driver = Driver(modules=(DIGEST,))
     assert [StartFetch] == [type(e) for e in of(StartFetch, driver.add(spec=make_spec(digest=OTHER_DIGEST, url=URL)))]
-    driver.node.jobs.fetched("t1", ModuleFetched(DIGEST), driver.now)
+    driver.node.tasks.fetched("t1", ModuleFetched(DIGEST), driver.now)
     assert [] == driver.take()
     assert (State.FAILED, Reason.FETCH_FAILED) == driver.ended()
 
@@ -122,13 +122,13 @@ def test_a_url_that_gives_another_module_than_the_task_names_fails_it(driver: Dr
 def test_a_url_that_gives_the_module_that_the_task_names_goes_on(driver: Driver) -> None:
     driver = Driver(modules=(DIGEST,))
     driver.add(spec=make_spec(digest=OTHER_DIGEST, url=URL))
-    driver.node.jobs.fetched("t1", ModuleFetched(OTHER_DIGEST), driver.now)
+    driver.node.tasks.fetched("t1", ModuleFetched(OTHER_DIGEST), driver.now)
     assert [PrepareArtifact(OTHER_DIGEST)] == driver.take()
 
 
 def test_a_failed_fetch_ends_the_task(driver: Driver) -> None:
     driver.add(spec=make_spec(digest=None, url=URL))
-    driver.node.jobs.refused("t1", Reason.FETCH_FAILED, "404", driver.now)
+    driver.node.refused("t1", Reason.FETCH_FAILED, "404", driver.now)
     assert [] == driver.take()
     assert (State.FAILED, Reason.FETCH_FAILED) == driver.ended()
 
@@ -137,14 +137,14 @@ def test_a_fetch_that_nobody_waits_for_any_more_changes_nothing(driver: Driver) 
     driver.add(spec=make_spec(digest=None, url=URL))
     driver.node.jobs.stop("t1", False, driver.now)
     assert [CancelFetch("t1")] == driver.take()
-    driver.node.jobs.fetched("t1", ModuleFetched(DIGEST), driver.now)
-    driver.node.jobs.refused("t1", Reason.FETCH_FAILED, "404", driver.now)
+    driver.node.tasks.fetched("t1", ModuleFetched(DIGEST), driver.now)
+    driver.node.refused("t1", Reason.FETCH_FAILED, "404", driver.now)
     assert ([], (State.FAILED, Reason.STOPPED)) == (driver.take(), driver.ended())
 
 
 def test_a_task_refused_after_it_got_a_runner_takes_it_along(driver: Driver) -> None:
     driver.schedule()
-    driver.node.jobs.refused("t1", Reason.REFUSED, "its volume is gone", driver.now)
+    driver.node.refused("t1", Reason.REFUSED, "its volume is gone", driver.now)
     assert [KillRunner(1)] == driver.take()[-1:]
     assert (State.FAILED, Reason.REFUSED) == driver.ended()
 
@@ -174,7 +174,7 @@ def test_a_task_whose_artifact_was_evicted_while_it_waited_asks_for_it_again() -
     driver.add("t2")
     driver.add("t3", make_spec(digest=OTHER_DIGEST))
     driver.artifact_ready(OTHER_DIGEST)
-    driver.node.jobs.artifact_evicted(DIGEST)
+    driver.node.artifact_evicted(DIGEST)
     effects = driver.exit(1)
     assert ([PrepareArtifact(DIGEST)], ["t3"]) == (of(PrepareArtifact, effects), starts(effects))
     driver.artifact_ready()
@@ -205,9 +205,9 @@ def test_a_task_that_may_not_wait_at_all_runs_where_all_is_at_hand(driver: Drive
 def test_waiting_counts_the_pending(driver: Driver) -> None:
     driver.add("t1")
     driver.add("t2")
-    assert 2 == driver.node.jobs.waiting
+    assert 2 == driver.node.tasks.waiting
     driver.artifact_ready()
-    assert 0 == driver.node.jobs.waiting
+    assert 0 == driver.node.tasks.waiting
 
 
 # -- the end of a runner of one job -----------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_a_fork_that_failed_frees_the_slot_and_ends_the_job() -> None:
     driver = Driver(slots=1)
     driver.schedule("t1")
     driver.add("t2")
-    driver.node.jobs.spawn_failed(1, "EAGAIN", driver.now)
+    driver.node.spawn_failed(1, "EAGAIN", driver.now)
     assert ["t2"] == starts(driver.take())
     assert ((State.FAILED, Reason.INIT_FAILED), "EAGAIN") == (driver.ended(), driver.status().detail)
 
@@ -225,9 +225,9 @@ def test_a_fork_that_failed_frees_the_slot_and_ends_the_job() -> None:
 def test_a_fork_that_failed_after_its_task_was_stopped_frees_the_slot(driver: Driver) -> None:
     driver.schedule()
     driver.node.jobs.stop("t1", False, driver.now)
-    driver.node.jobs.spawn_failed(1, "EAGAIN", driver.now)
+    driver.node.spawn_failed(1, "EAGAIN", driver.now)
     driver.take()
-    assert (2, (State.FAILED, Reason.STOPPED)) == (driver.node.jobs.pool.free, driver.ended())
+    assert (2, (State.FAILED, Reason.STOPPED)) == (driver.node.pool.free, driver.ended())
 
 
 @pytest.mark.parametrize(("retry_max", "state"), [(0, State.FAILED), (1, State.SCHEDULED)])
@@ -235,11 +235,11 @@ def test_a_runner_lost_after_it_began_is_tried_again_where_retry_allows(
     driver: Driver, retry_max: int, state: State
 ) -> None:
     driver.schedule(spec=make_spec(retry_max=retry_max, queue_ms=60_000))
-    driver.node.jobs.spawn_failed(1, "the zygote died", driver.now, Reason.LOST)
+    driver.node.spawn_failed(1, "the zygote died", driver.now, Reason.LOST)
     driver.take()
     assert state == driver.status().state
     if retry_max:
-        assert (2, 2, {"init"}) == (driver.node.jobs.live["t1"].runner_id, driver.status().attempts, driver.timers)
+        assert (2, 2, {"init"}) == (driver.node.tasks.live["t1"].runner_id, driver.status().attempts, driver.timers)
     else:
         assert (Reason.LOST, "the zygote died (attempt 1, retry.max 0)") == (
             driver.status().reason,
@@ -249,10 +249,10 @@ def test_a_runner_lost_after_it_began_is_tried_again_where_retry_allows(
 
 def test_a_task_that_lost_its_runner_waits_without_one(driver: Driver) -> None:
     driver.schedule(spec=make_spec(retry_max=1))
-    driver.node.jobs.artifact_evicted(DIGEST)
-    driver.node.jobs.spawn_failed(1, "the zygote died", driver.now, Reason.LOST)
+    driver.node.artifact_evicted(DIGEST)
+    driver.node.spawn_failed(1, "the zygote died", driver.now, Reason.LOST)
     assert [PrepareArtifact(DIGEST)] == driver.take()[-1:]
-    assert ((State.PENDING, None), None) == (driver.ended(), driver.node.jobs.live["t1"].runner_id)
+    assert ((State.PENDING, None), None) == (driver.ended(), driver.node.tasks.live["t1"].runner_id)
 
 
 def test_a_runner_that_does_not_start_in_time_is_killed(driver: Driver) -> None:
@@ -288,8 +288,8 @@ def test_a_runner_that_lingers_after_its_report_is_killed_and_the_report_stands(
 
 def test_a_runner_that_could_not_load_its_artifact_says_why(driver: Driver) -> None:
     driver.schedule()
-    driver.node.jobs.spawned(1, 4711)
-    driver.node.jobs.job_reported(1, 0, Report("link_failed", detail="unknown import"), driver.now)
+    driver.node.spawned(1, 4711)
+    driver.node.job_reported(1, 0, Report("link_failed", detail="unknown import"), driver.now)
     driver.take()
     assert {"linger"} == driver.timers
     driver.exit(1)

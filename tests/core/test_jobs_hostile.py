@@ -15,6 +15,7 @@ from tests.core.core_builders import (
     Driver,
     exited_ok,
     of,
+    says_bye,
     says_outcome,
     says_started,
     warm_spec,
@@ -33,7 +34,7 @@ def scheduled(driver: Driver) -> None:
 
 def ready(driver: Driver) -> None:
     driver.schedule()
-    driver.node.jobs.runner_ready(1, 60_001, (), 1)
+    driver.node.runner_ready(1, 60_001, (), 1, driver.now)
 
 
 def running(driver: Driver) -> None:
@@ -51,8 +52,8 @@ def warm_running(driver: Driver) -> None:
 
 def refused_load(driver: Driver) -> None:
     driver.schedule()
-    driver.node.jobs.job_reported(1, 0, Report("init_failed"), driver.now)
-    driver.node.jobs.runner_ready(1, 60_001, (), 1)
+    driver.node.job_reported(1, 0, Report("init_failed"), driver.now)
+    driver.node.runner_ready(1, 60_001, (), 1, driver.now)
 
 
 HOSTILE: list[tuple[str, Callable[[Driver], None], Callable[[Driver], None], str]] = [
@@ -93,13 +94,13 @@ def test_a_runner_that_breaks_its_protocol_is_killed_and_its_job_crashed(
 
 def test_garbage_on_the_pipe_after_the_report_makes_the_report_worthless(driver: Driver) -> None:
     reported(driver)
-    driver.node.jobs.misbehaved(1, "bad magic")
+    driver.node.misbehaved(1, "bad magic")
     assert [KillRunner(1)] == driver.take()
     driver.exit(1)
     assert CRASHED == driver.ended()
 
 
-@pytest.mark.parametrize("says", [says_started(0), says_outcome(0), lambda driver: driver.node.jobs.runner_said_bye(1)])
+@pytest.mark.parametrize("says", [says_started(0), says_outcome(0), says_bye])
 def test_a_resting_runner_that_speaks_is_killed(driver: Driver, says: Callable[[Driver], None]) -> None:
     driver.run(spec=warm_spec())
     driver.report(1)
@@ -116,7 +117,7 @@ def test_what_a_killed_runner_still_says_does_not_change_why_it_was_killed(
     driver.pass_time(5 * SECOND_US)
     assert [KillRunner(1)] == of(KillRunner, driver.take())
     says(driver)
-    driver.node.jobs.misbehaved(1, "garbage")
+    driver.node.misbehaved(1, "garbage")
     assert [] == driver.take()
     driver.exit(1, KILLED)
     assert (State.FAILED, Reason.INIT_FAILED) == driver.ended()
@@ -134,18 +135,18 @@ def test_a_runner_that_finished_while_it_was_being_killed_did_finish(driver: Dri
 def test_what_comes_of_a_runner_that_is_gone_changes_nothing(driver: Driver) -> None:
     driver.run()
     driver.exit(1, Exit(signal="SIGSEGV"), bye=False)
-    jobs = driver.node.jobs
-    jobs.spawned(1, 1)
-    jobs.runner_ready(1, 60_001, (), 1)
-    jobs.job_started(1, 1, driver.now)
-    jobs.job_reported(1, 1, exited_ok(), driver.now)
-    jobs.runner_said_bye(1)
-    jobs.misbehaved(1, "late")
-    assert ([], CRASHED, 2) == (driver.take(), driver.ended(), jobs.pool.free)
+    node = driver.node
+    node.spawned(1, 1)
+    node.runner_ready(1, 60_001, (), 1, driver.now)
+    node.job_started(1, 1, driver.now)
+    node.job_reported(1, 1, exited_ok(), driver.now)
+    node.runner_said_bye(1, driver.now)
+    node.misbehaved(1, "late")
+    assert ([], CRASHED, 2) == (driver.take(), driver.ended(), node.pool.free)
 
 
 def test_a_second_ready_changes_nothing(driver: Driver) -> None:
     driver.run()
-    driver.node.jobs.runner_ready(1, 0, ("another",), 9)
-    runner = driver.node.jobs.pool.runners[1]
+    driver.node.runner_ready(1, 0, ("another",), 9, driver.now)
+    runner = driver.node.pool.runners[1]
     assert (RunnerState.BUSY, ("seccomp",), 250) == (runner.state, runner.layers, runner.load_us)

@@ -84,7 +84,7 @@ def test_a_drain_starts_nothing_and_closes_what_rests(driver: Driver) -> None:
     driver.node.jobs.drain(driver.now)
     assert [CloseRunner(1)] == driver.take()
     assert [] == driver.exit(1) + driver.artifact_ready(OTHER_DIGEST) + driver.exit(2)
-    assert {"waits"} == set(driver.node.jobs.live)
+    assert {"waits"} == set(driver.node.tasks.live)
 
 
 def test_a_draining_node_closes_warm_runners_as_they_finish(driver: Driver) -> None:
@@ -95,6 +95,6 @@ def test_a_draining_node_closes_warm_runners_as_they_finish(driver: Driver) -> N
 
 def test_a_module_is_used_while_a_task_of_it_is_alive(driver: Driver) -> None:
     driver.add()
-    assert (True, False) == (driver.node.jobs.uses(DIGEST), driver.node.jobs.uses(OTHER_DIGEST))
+    assert (True, False) == (driver.node.tasks.uses(DIGEST), driver.node.tasks.uses(OTHER_DIGEST))
     driver.node.jobs.stop("t1", False, driver.now)
-    assert not driver.node.jobs.uses(DIGEST)
+    assert not driver.node.tasks.uses(DIGEST)

@@ -55,9 +55,9 @@ def test_a_stop_before_it_runs_kills_the_runner_and_the_slot_comes_back_with_the
     driver.take()
     driver.node.jobs.stop("t1", False, driver.now)
     assert [KillRunner(1)] == driver.take()
-    assert ((State.FAILED, Reason.STOPPED), 1) == (driver.ended(), driver.node.jobs.pool.free)
+    assert ((State.FAILED, Reason.STOPPED), 1) == (driver.ended(), driver.node.pool.free)
     driver.exit(1, KILLED, bye=False)
-    assert 2 == driver.node.jobs.pool.free
+    assert 2 == driver.node.pool.free
 
 
 def test_a_stop_while_it_runs_interrupts_then_kills_after_the_grace(driver: Driver) -> None:

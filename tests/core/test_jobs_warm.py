@@ -57,7 +57,7 @@ def test_a_warm_runner_that_rested_long_enough_is_closed(driver: Driver) -> None
     driver.pass_time(10 * SECOND_US)
     assert [CloseRunner(1)] == driver.take()
     driver.exit(1)
-    assert (2, set()) == (driver.node.jobs.pool.free, driver.timers)
+    assert (2, set()) == (driver.node.pool.free, driver.timers)
 
 
 def test_a_closed_runner_that_does_not_end_is_killed(driver: Driver) -> None:
@@ -103,14 +103,15 @@ def test_a_resting_runner_that_dies_costs_nobody(driver: Driver) -> None:
     driver.run(spec=warm_spec())
     driver.report(1)
     driver.exit(1, KILLED, bye=False)
-    assert (2, set(), COMPLETED) == (driver.node.jobs.pool.free, driver.timers, driver.ended())
+    assert (2, set(), COMPLETED) == (driver.node.pool.free, driver.timers, driver.ended())
     assert [StartRunner] == [type(effect) for effect in of(StartRunner, driver.add("t2", warm_spec()))]
 
 
-def test_a_warm_runner_that_dies_takes_the_job_it_was_given(driver: Driver) -> None:
+def test_a_warm_runner_that_dies_takes_the_job_that_it_began(driver: Driver) -> None:
     driver.run("t1", warm_spec())
     driver.report(1)
     driver.add("t2", warm_spec())
+    driver.begin(1)
     driver.exit(1, Exit(signal="SIGSEGV"), bye=False)
     assert (COMPLETED, CRASHED) == (driver.ended("t1"), driver.ended("t2"))
 
@@ -122,7 +123,7 @@ def test_a_stop_before_a_warm_runner_began_the_job_kills_it(driver: Driver) -> N
     driver.node.jobs.stop("t2", False, driver.now)
     assert [KillRunner(1)] == of(KillRunner, driver.take())
     assert ["t3"] == starts(driver.add("t3", warm_spec()))
-    assert [2] == [live.runner_id for live in driver.node.jobs.live.values()]
+    assert [2] == [live.runner_id for live in driver.node.tasks.live.values()]
 
 
 def test_a_stop_of_a_warm_job_leaves_the_runner_warm(driver: Driver) -> None:
@@ -130,12 +131,12 @@ def test_a_stop_of_a_warm_job_leaves_the_runner_warm(driver: Driver) -> None:
     driver.node.jobs.stop("t1", False, driver.now)
     driver.report(1, Report("stopped"))
     assert ((State.COMPLETED, Reason.STOPPED), {"idle"}) == (driver.ended(), driver.timers)
-    assert RunnerState.IDLE == driver.node.jobs.pool.runners[1].state
+    assert RunnerState.IDLE == driver.node.pool.runners[1].state
 
 
 def test_a_warm_runner_that_could_not_load_its_artifact_takes_no_job(driver: Driver) -> None:
     driver.schedule(spec=warm_spec())
-    driver.node.jobs.job_reported(1, 0, Report("init_failed"), driver.now)
+    driver.node.job_reported(1, 0, Report("init_failed"), driver.now)
     driver.take()
     assert {"linger"} == driver.timers
     driver.exit(1)

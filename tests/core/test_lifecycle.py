@@ -21,6 +21,7 @@ from worker.core.events import (
     ModuleFetched,
     Recovered,
     RunnerStarted,
+    ServiceReady,
     SlotAssigned,
     StopRequested,
     TaskEvent,
@@ -127,6 +128,13 @@ def test_a_started_runner_is_named_while_it_runs() -> None:
     assert (Note(NOW.wall_us, "runner_started", State.RUNNING, None, "pid 4711, uid 60001"),) == notes
     ended, _ = step(after, Ended(Reason.TRAP), NOW)
     assert ended.status.runner is None
+
+
+def test_a_service_that_is_ready_runs_and_no_single_runner_is_its_own() -> None:
+    after, notes = step(task_in(State.SCHEDULED), ServiceReady(), NOW)
+    status = after.status
+    assert (State.RUNNING, State.SCHEDULED, None) == (status.state, status.previous_state, status.runner)
+    assert (NOW.wall_us, (Note(NOW.wall_us, "service_ready", State.RUNNING),)) == (status.started_at_us, notes)
 
 
 def test_a_fetched_module_names_the_digest_and_stays_pending() -> None:

@@ -51,17 +51,17 @@ def test_a_task_is_answered_when_its_row_is_on_disk(slow: Driver) -> None:
     assert [] == slow.command(add(stdin_name="blob", idempotency=KEY))
     task = replace(make_task(), created_at_us=START.wall_us)
     assert [InsertTask(task, Note(START.wall_us, "accepted", "pending"), "blob", KEY)] == held_changes(slow)
-    assert {} == slow.node.jobs.live
+    assert {} == slow.node.tasks.live
     slow.release()
     assert [Answer("client", Done(task_id="t1"))] == answers(slow.take())
-    assert {"t1"} == set(slow.node.jobs.live)
+    assert {"t1"} == set(slow.node.tasks.live)
 
 
 def test_a_task_that_the_disk_refused_is_refused_and_not_there(slow: Driver) -> None:
     slow.command(add())
     slow.release(FULL)
     assert [Answer("client", Refused("storage_full", "no room"))] == slow.take()
-    assert ({}, {}) == (slow.node.jobs.live, slow.node._open)
+    assert ({}, {}) == (slow.node.tasks.live, slow.node.admission.open)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_key_that_was_used_gives_the_first_task_or_a_mismatch(slow: Driver, sa
     slow.command(add(idempotency=KEY))
     slow.release(Replay("t0", same_body))
     assert [Answer("client", reply)] == slow.take()  # type: ignore[arg-type]
-    assert ({}, {}) == (slow.node.jobs.live, slow.node._open)
+    assert ({}, {}) == (slow.node.tasks.live, slow.node.admission.open)
 
 
 def test_a_twin_while_the_first_is_being_written_is_told_to_ask_again(slow: Driver) -> None:
@@ -103,7 +103,7 @@ def test_what_can_not_be_taken_is_refused_before_the_disk_hears_of_it(
     driver = Driver(**settings)  # type: ignore[arg-type]
     (reply,) = driver.ask(add(spec=spec))
     assert isinstance(reply, Refused)
-    assert (code, field, {}) == (reply.code, reply.field, driver.node._open)
+    assert (code, field, {}) == (reply.code, reply.field, driver.node.admission.open)
 
 
 def test_a_module_that_a_url_will_bring_need_not_be_here(driver: Driver) -> None:
@@ -180,7 +180,7 @@ def test_a_stop_of_a_task_whose_end_is_not_on_disk_waits_for_it(driver: Driver) 
 def test_a_stop_in_the_same_breath_as_the_end_waits_for_it_too(driver: Driver) -> None:
     driver.run()
     driver.holding = True
-    driver.node.jobs.exited(1, CRASH, driver.now)
+    driver.node.exited(1, CRASH, driver.now)
     assert [] == driver.command(StopTask("t1"))
     driver.release()
     assert [Answer("client", Done(created=False, task_id="t1"))] == driver.take()
@@ -219,13 +219,13 @@ def test_a_watch_is_answered_when_the_end_is_on_disk(driver: Driver) -> None:
     driver.release()
     done = Done(task_id="t1")
     assert [Answer("one", done), Answer("two", done), Answer("three", done)] == driver.take()
-    assert (set(), {}, {}) == (driver.timers, driver.node._watchers, driver.node._watch_origins)
+    assert (set(), 0) == (driver.timers, len(driver.node.watches))
 
 
 def test_a_watch_in_the_same_breath_as_the_end_waits_for_it(driver: Driver) -> None:
     driver.run()
     driver.holding = True
-    driver.node.jobs.exited(1, CRASH, driver.now)
+    driver.node.exited(1, CRASH, driver.now)
     assert [] == driver.command(WatchTask("t1", UNTIL_US))
     driver.release()
     assert [Answer("client", Done(task_id="t1"))] == driver.take()
@@ -236,7 +236,7 @@ def test_a_watch_ends_when_its_time_is_up(driver: Driver) -> None:
     assert [] == driver.command(WatchTask("t1", driver.now.monotonic_us + 5))
     driver.pass_time(5)
     assert [Answer("client", Done(created=False, task_id="t1"))] == driver.take()
-    assert ({}, {}) == (driver.node._watchers, driver.node._watch_origins)
+    assert 0 == len(driver.node.watches)
 
 
 def test_one_who_asks_twice_is_answered_twice(driver: Driver) -> None:

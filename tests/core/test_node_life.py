@@ -9,6 +9,7 @@ from tests.core.core_builders import (
     START,
     Driver,
     add,
+    exited_ok,
     held_changes,
     make_module,
     make_task,
@@ -20,13 +21,20 @@ from worker.core.commands import (
     AddModule,
     Command,
     DeleteModule,
+    ReadFunctions,
+    ReadMetrics,
     ReadStats,
     Refused,
+    ReportBroken,
+    ReportCalls,
     StopTask,
+    SwitchDefault,
     WatchTask,
 )
 from worker.core.effects import (
     Answer,
+    AnswerFunctions,
+    AnswerMetrics,
     AnswerStats,
     CloseRunner,
     InterruptJob,
@@ -35,6 +43,7 @@ from worker.core.ledger import RETRY_US
 from worker.core.task import Reason, State
 
 FULL = WriteFailed("storage_full", "no room")
+ANSWERS = Answer | AnswerStats | AnswerFunctions | AnswerMetrics
 UNTIL_US = START.monotonic_us + 60 * SECOND_US
 NEW = make_module("sha256:" + "c" * 64)
 
@@ -42,16 +51,17 @@ NEW = make_module("sha256:" + "c" * 64)
 # -- the disk ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_task_that_changed_often_in_a_round_is_written_once(slow: Driver) -> None:
-    slow.node.jobs.admit(make_task(), slow.now)
-    slow.node.jobs.artifact_ready(DIGEST, slow.now)
-    slow.node.jobs.runner_ready(1, 60_001, (), 1)
-    slow.node.jobs.job_started(1, 1, slow.now)
-    slow.take()
-    (update,) = held_changes(slow)
+def test_a_task_that_changed_often_in_a_round_is_written_once(driver: Driver) -> None:
+    driver.schedule("t1", warm_spec())
+    driver.holding = True
+    driver.node.runner_ready(1, 60_001, (), 1, driver.now)
+    driver.node.job_started(1, 1, driver.now)
+    driver.node.job_reported(1, 1, exited_ok(), driver.now)
+    driver.take()
+    (update,) = held_changes(driver)
     assert isinstance(update, UpdateTask)
-    assert ["slot_assigned", "runner_started"] == [note.event for note in update.notes]
-    assert State.RUNNING == update.task.status.state
+    assert ["runner_started", "ended"] == [note.event for note in update.notes]
+    assert State.COMPLETED == update.task.status.state
 
 
 def test_a_short_jobs_whole_story_is_one_commit_where_the_ledger_is_lazy() -> None:
@@ -92,7 +102,7 @@ def test_a_full_disk_stops_no_task_and_loses_nothing_of_its_story(slow: Driver) 
     assert isinstance(update, UpdateTask)
     assert ["runner_started", "ended"] == [note.event for note in update.notes]
     slow.release()
-    assert ((State.COMPLETED, Reason.EXIT), set(), {}) == (slow.ended(), slow.timers, slow.node._open)
+    assert ((State.COMPLETED, Reason.EXIT), set(), {}) == (slow.ended(), slow.timers, slow.node.admission.open)
 
 
 # -- restart, drain ---------------------------------------------------------------------------------------------------
@@ -102,10 +112,10 @@ def test_a_restored_node_counts_what_is_open_and_knows_its_modules() -> None:
     driver = Driver(modules=(), max_open_per_token=3)
     tasks = [make_task("t1"), task_in(State.RUNNING, "t2"), task_in(State.RUNNING, "t3", retry_max=1)]
     driver.node.restore(tasks, [DIGEST], START)
-    assert ({"token": 3}, {DIGEST}) == (driver.node._open, driver.node.modules)
+    assert ({"token": 3}, {DIGEST}) == (driver.node.admission.open, driver.node.modules)
     driver.settle()
-    assert {"token": 2} == driver.node._open
-    assert {"t1", "t3"} == set(driver.node.jobs.live)
+    assert {"token": 2} == driver.node.admission.open
+    assert {"t1", "t3"} == set(driver.node.tasks.live)
 
 
 def test_a_draining_node_takes_no_task_and_is_idle_when_nothing_runs(driver: Driver) -> None:
@@ -136,7 +146,7 @@ def test_when_the_drains_time_is_up_what_has_a_runner_is_stopped() -> None:
     driver.node.stop_running(driver.now)
     assert [InterruptJob(1)] == [effect for effect in driver.take() if isinstance(effect, InterruptJob)]
     assert (State.FAILED, Reason.STOPPED) == driver.ended("starts")
-    assert (True, {"runs", "waits"}) == (driver.status("runs").stopping, set(driver.node.jobs.live))
+    assert (True, {"runs", "waits"}) == (driver.status("runs").stopping, set(driver.node.tasks.live))
 
 
 def test_a_time_on_record_is_the_wall_clocks(driver: Driver) -> None:
@@ -153,8 +163,13 @@ def test_every_command_has_its_way(driver: Driver) -> None:
         AddModule(NEW, "blob"),
         DeleteModule(NEW.digest),
         ReadStats(),
+        SwitchDefault("f", "r", on=True),
+        ReadFunctions(("f",)),
+        ReadMetrics(),
+        ReportCalls(()),
+        ReportBroken("t1", 0, "no answer"),
     ]
     assert set(Command.__args__) == {type(command) for command in commands}
     for command in commands:
-        replies = [e for e in driver.command(command) if isinstance(e, Answer | AnswerStats)]
+        replies = [e for e in driver.command(command) if isinstance(e, ANSWERS)]
         assert 1 == len(replies)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from runner.protocol.status import REASONS
-from worker.core.task import Isolation, Kind, Limits, TaskSpec
+from worker.core.task import Handler, Isolation, Kind, Limits, Scale, Service, TaskSpec
 from worker.core.verdict import Exit, Report
 
 TOKENS = ("a", "b")
@@ -46,4 +46,34 @@ specs = st.builds(
     env=st.sampled_from([(), (("A", "b"),)]),
     retry_max=st.sampled_from([0, 0, 1, 2]),
     priority=st.integers(0, 2),
+)
+
+FUNCTIONS = ("f", "g")
+REVISIONS = ("r1", "r2")
+scales = st.sampled_from(
+    [
+        Scale(),
+        Scale(max=1),
+        Scale(min=1, max=2, idle_ms=1_000),
+        Scale(max=3, idle_ms=100),
+        Scale(min=2, max=2, idle_ms=0),
+    ]
+)
+services = st.builds(
+    Service,
+    st.sampled_from(FUNCTIONS),
+    st.sampled_from(REVISIONS),
+    st.just(Handler("wagi")),
+    st.booleans(),
+    scales,
+)
+service_specs = st.builds(
+    TaskSpec,
+    kind=st.just(Kind.SERVICE),
+    name=st.just("service"),
+    digest=st.sampled_from([DIGESTS[0], *DIGESTS]),
+    url=st.sampled_from([None, None, None, URL]),
+    limits=st.sampled_from([Limits(wall_ms=100), Limits(wall_ms=10_000, memory_bytes=200 * 2**20)]),
+    queue_ms=st.just(5_000),
+    service=services,
 )

@@ -13,9 +13,12 @@ from worker.core.changes import (
     Note,
     Replay,
     Result,
+    SetDefault,
+    SetTrouble,
     UpdateTask,
     WriteFailed,
 )
+from worker.core.functions import FunctionRow
 from worker.core.lifecycle import ENDS_WITH, end_state, transitions
 from worker.core.task import FINAL, Reason, State, Task
 
@@ -37,6 +40,8 @@ class Table:
         self.rows: dict[str, Row] = {}
         self.modules = set(modules)
         self.files = set(modules)  # digests of which the bytes are there
+        self.functions: dict[str, FunctionRow] = {}
+        self.troubles: dict[str, str] = {}  # by the id of the task
         self._keys: dict[tuple[str, str], tuple[str, str]] = {}
 
     def apply(self, change: Change, full: bool) -> Result:
@@ -55,11 +60,39 @@ class Table:
                 return Applied(created=not known)
             case DropModule(digest):
                 self.modules.discard(digest)
+            case SetDefault():
+                self._set_default(change)
+            case SetTrouble(task_id, detail):
+                self.troubles.pop(task_id, None)
+                if detail is not None and not self.rows[task_id].task.final:
+                    self.troubles[task_id] = detail
         return Applied()
 
     def unfinished(self) -> list[Task]:
         """What a new node is given: oldest first."""
         return [row.task for row in self.rows.values() if not row.task.final]
+
+    def functions_in_order(self) -> list[FunctionRow]:
+        return [self.functions[name] for name in sorted(self.functions)]
+
+    def holder(self, function: str, revision: str | None) -> Task | None:
+        """The task that keeps the revision alive."""
+        for row in self.rows.values():
+            service = row.task.spec.service
+            if service and not row.task.final and (service.function, service.revision) == (function, revision):
+                return row.task
+        return None
+
+    def _set_default(self, change: SetDefault) -> None:
+        row = self.functions[change.function]
+        assert (row.generation + 1, True) == (change.generation, change.revision != row.default)
+        if change.revision is not None:
+            holder = self.holder(change.function, change.revision)
+            assert holder is not None, "a default that isn't alive"
+            assert (State.RUNNING, False) == (holder.status.state, holder.status.stopping), (
+                "a default that isn't routed"
+            )
+        self.functions[change.function] = FunctionRow(change.function, change.revision, change.generation)
 
     def _insert(self, change: InsertTask) -> Result:
         task, idempotency = change.task, change.idempotency
@@ -70,11 +103,14 @@ class Table:
             self._keys[task.token, idempotency.key] = (task.id, idempotency.body_sha256)
         assert task.id not in self.rows, f"{task.id} was inserted twice"
         assert (State.PENDING, "accepted") == (task.status.state, change.note.event)
+        if (service := task.spec.service) is not None:
+            assert self.holder(service.function, service.revision) is None, "one revision twice"
+            self.functions.setdefault(service.function, FunctionRow(service.function))
         self.rows[task.id] = Row(task, [change.note])
         return Applied()
 
     def _update(self, change: UpdateTask) -> None:
-        row = self.rows[change.task.id]
+        row, task = self.rows[change.task.id], change.task
         assert not row.task.final, f"{change.task.id} is {row.task.status.state} and changes again"
         assert change.notes, f"{change.task.id} changed without a word"
         for note in change.notes:
@@ -83,13 +119,16 @@ class Table:
         status = change.task.status
         assert (row.story[-1].state, row.story[-1].reason) == (status.state, status.reason)
         assert status.attempts == 1 + sum(note.event == "recovered" for note in row.story)
-        assert (status.runner is not None) == (status.state is State.RUNNING)
+        runs_itself = status.state is State.RUNNING and task.spec.service is None
+        assert (status.runner is not None) == runs_itself
         assert not (status.stopping and status.state is not State.RUNNING)
         if status.state is State.COMPLETED and status.reason is Reason.STOPPED:
             assert "stop_requested" in {note.event for note in row.story}, "stopped, and nobody asked for it"
         figures = [figure for figure in astuple(status.usage) if figure is not None]
         assert all(0 <= figure < 2**63 for figure in figures), "a figure that no table can hold"
-        row.task = change.task
+        row.task = task
+        if task.final:
+            self.troubles.pop(task.id, None)
 
 
 def _check_step(before: Note, note: Note) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 
+from tests.faults.simulation_calls import Calls
 from tests.faults.simulation_table import Table
 from worker.core.changes import Result
 from worker.core.clock import Now
@@ -28,6 +29,7 @@ from worker.core.effects import (
     RemoveModule,
     StartFetch,
     StartRunner,
+    StartServer,
 )
 from worker.core.jobs import JobSettings
 from worker.core.node import Node, NodeSettings
@@ -55,6 +57,9 @@ class FakeRunner:
     closed: bool = False
     interrupted: bool = False
     killed: bool = False
+    service: str | None = None  # whose calls it answers; it has no job then
+    deadline_us: int = 0  # of the call that it is at, as its record tells it
+    calls: int = 0
     lied: bool = False  # so that where it stands isn't where the node thinks that it does
 
 
@@ -65,6 +70,7 @@ class World:
         self.now = Now(1_700_000_000_000_000, 1_000_000)
         self.table = Table(modules)
         self.runners: dict[int, FakeRunner] = {}
+        self.calls = Calls(self.runners)
         self.reaped: set[int] = set()
         self.artifacts: set[str] = set()
         self.asked: dict[str, Command] = {}  # who waits for an answer
@@ -86,7 +92,8 @@ class World:
         self.node = Node(self.settings)
         self.fetching: dict[str, Task] = {}
         self.preparing: set[str] = set()
-        self.node.restore(self.table.unfinished(), sorted(self.table.modules), self.now)
+        modules = sorted(self.table.modules)
+        self.node.restore(self.table.unfinished(), modules, self.now, functions=self.table.functions_in_order())
         self.settle()
 
     # -- what the machine lets happen --------------------------------------------------------------------------------
@@ -104,6 +111,7 @@ class World:
         self.commits.clear()
         self.results.clear()
         self.runners.clear()
+        self.calls.clear()
         self.artifacts.clear()
         self.asked.clear()
         self.begin()
@@ -164,7 +172,9 @@ class World:
                 self._perform_on_runner(effect)
 
     def _perform_on_runner(self, effect: Effect) -> None:
-        if not isinstance(effect, StartRunner) and getattr(effect, "runner_id", None) in self.reaped:
+        if self.calls.perform(effect, self._sampled):
+            return
+        if not isinstance(effect, StartRunner | StartServer) and getattr(effect, "runner_id", None) in self.reaped:
             return  # it went by itself in the same round
         match effect:
             case StartRunner(runner_id, slot, task, job_id):
@@ -174,6 +184,12 @@ class World:
                 runner = FakeRunner(runner_id, slot, task.spec.isolation is Isolation.INSTANCE)
                 runner.jobs.append((task, job_id))
                 self.runners[runner_id] = runner
+            case StartServer(runner_id, slot, task):
+                assert task.spec.digest in self.artifacts, "a runner without its artifact"
+                assert slot not in {runner.slot for runner in self.runners.values()}, "two runners in one slot"
+                assert runner_id not in self.runners
+                assert task.id in self.calls.queues, "a runner without its listener"
+                self.runners[runner_id] = FakeRunner(runner_id, slot, warm=False, service=task.id)
             case GiveJob(runner_id, task, job_id):
                 runner = self.runners[runner_id]
                 ends, busy = runner.closed or runner.killed, bool(runner.jobs) or runner.job is not None
@@ -193,10 +209,13 @@ class World:
             case _:
                 raise AssertionError(f"nobody carries out {effect}")
 
+    def _sampled(self, task_id: str, queued: int, busy: dict[int, int], calls: int) -> None:
+        self.node.services.sampled(task_id, queued, busy, calls, self.now)
+
     def _evict(self, digest: str) -> None:
         if digest in self.artifacts:
             self.artifacts.discard(digest)
-            self.node.jobs.artifact_evicted(digest)
+            self.node.artifact_evicted(digest)
 
     def _answer(self, origin: str, reply: Reply) -> None:
         """An answer comes once, to one who waits for it, and what it says is on disk."""

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from tests.faults.simulation_invariants import Invariants
+from tests.faults.simulation_services import ServiceRules
 from tests.faults.simulation_strategies import (
     DIGESTS,
     HONEST_REASONS,
@@ -44,11 +44,7 @@ from worker.core.verdict import Exit, Report
 RUNS = int(os.environ.get("GALAGO_SIMULATION", "0"))
 
 
-class Simulation(Invariants):
-    def ask(self, command: Command) -> None:
-        self.asking += 1
-        self.world.ask(f"client {self.asking}", command)
-
+class Simulation(ServiceRules):
     def pick(self, index: int) -> FakeRunner:
         runners = list(self.world.runners.values())
         return runners[index % len(runners)]
@@ -87,7 +83,7 @@ class Simulation(Invariants):
         self.the_disk_does_all()
         if DIGESTS[0] in self.world.preparing:
             self._artifact_comes(DIGESTS[0], fails=False)
-        live = self.jobs.live.get(self.tasks[-1])
+        live = self.node.tasks.live.get(self.tasks[-1])
         for _ in range(steps):
             if live is not None and live.runner_id in self.world.runners:
                 self._go_on(self.world.runners[live.runner_id], reason)
@@ -95,7 +91,7 @@ class Simulation(Invariants):
     @precondition(lambda self: self.tasks)
     @rule(index=any_index, force=st.booleans(), alive=st.booleans())
     def stop(self, index: int, force: bool, alive: bool) -> None:
-        tasks = list(self.jobs.live) if alive and self.jobs.live else self.tasks
+        tasks = list(self.node.tasks.live) if alive and self.node.tasks.live else self.tasks
         self.ask(StopTask(tasks[-1 - index % len(tasks)], force))
 
     @precondition(lambda self: self.tasks)
@@ -176,7 +172,7 @@ class Simulation(Invariants):
     def _fetch_ends(self, task_id: str, digest: str | None) -> None:
         task = self.world.fetching.pop(task_id)
         if digest is None:
-            self.jobs.refused(task_id, Reason.FETCH_FAILED, "404", self.world.now)
+            self.node.refused(task_id, Reason.FETCH_FAILED, "404", self.world.now)
         else:
             self.world.node.module_fetched(Module(digest, 8, (), (), 1), "blob", task, ModuleFetched(digest))
         self.world.settle()
@@ -190,10 +186,10 @@ class Simulation(Invariants):
     def _artifact_comes(self, digest: str, fails: bool) -> None:
         self.world.preparing.remove(digest)
         if fails:
-            self.jobs.artifact_failed(digest, "too many functions", self.world.now)
+            self.node.artifact_failed(digest, "too many functions", self.world.now)
         else:
             self.world.artifacts.add(digest)
-            self.jobs.artifact_ready(digest, self.world.now)
+            self.node.artifact_ready(digest, self.world.now)
         self.world.settle()
 
     @rule(digest=st.sampled_from(DIGESTS))
@@ -201,7 +197,7 @@ class Simulation(Invariants):
         asked_for = digest in self.world.preparing or self.world.gathering > 0
         if not asked_for and digest in self.world.table.files:
             self.world.artifacts.add(digest)
-            self.jobs.artifact_ready(digest, self.world.now)
+            self.node.artifact_ready(digest, self.world.now)
             self.world.settle()
 
     # Never within a round: a StartRunner that isn't carried out yet would find its artifact gone.
@@ -224,34 +220,36 @@ class Simulation(Invariants):
 
     def _go_on(self, runner: FakeRunner, reason: str) -> None:
         """The next thing that an honest runner, and the kernel, would do."""
-        jobs, now = self.jobs, self.world.now
+        node, now = self.node, self.world.now
         if runner.killed:
             self._exit(runner, Exit(signal="SIGKILL"))
         elif runner.phase == "asked":
             runner.phase = "born"
-            jobs.spawned(runner.id, 100 + runner.id)
+            node.spawned(runner.id, 100 + runner.id)
         elif runner.phase == "born":
             runner.phase = "ready"
-            jobs.runner_ready(runner.id, 60_000 + runner.slot, ("seccomp",), 200)
+            node.runner_ready(runner.id, 60_000 + runner.slot, ("seccomp",), 200, now)
+        elif runner.service is not None:
+            self.serve(runner)
         elif runner.phase == "running":
             assert runner.job is not None
             told = "stopped" if runner.interrupted else reason
             code = {"exit": 0, "nonzero_exit": 3}.get(told)
             _, job_id = runner.job
             runner.job, runner.phase, runner.interrupted = None, "ready", False
-            jobs.job_reported(runner.id, job_id, Report(told, exit_code=code, fuel_used=7), now)
+            node.job_reported(runner.id, job_id, Report(told, exit_code=code, fuel_used=7), now)
         elif runner.jobs:
             runner.job, runner.phase = runner.jobs.popleft(), "running"
-            jobs.job_started(runner.id, runner.job[1], now)
+            node.job_started(runner.id, runner.job[1], now)
         elif runner.closed:
-            jobs.runner_said_bye(runner.id)
+            node.runner_said_bye(runner.id, now)
             self._exit(runner, Exit(code=0, cpu_us=5))
         self.world.settle()
 
     def _exit(self, runner: FakeRunner, exit_: Exit) -> None:
         del self.world.runners[runner.id]
         self.world.reaped.add(runner.id)
-        self.jobs.exited(runner.id, exit_, self.world.now)
+        self.node.exited(runner.id, exit_, self.world.now, runner.calls)
         self.world.settle()
 
     @precondition(lambda self: self.world.runners)
@@ -259,7 +257,7 @@ class Simulation(Invariants):
     def a_runner_dies(self, index: int, exit_: Exit, bye: bool) -> None:
         runner = self.pick(index)
         if bye:
-            self.jobs.runner_said_bye(runner.id)
+            self.node.runner_said_bye(runner.id, self.world.now)
         self._exit(runner, exit_)
 
     @precondition(lambda self: any(runner.phase == "asked" for runner in self.world.runners.values()))
@@ -269,7 +267,7 @@ class Simulation(Invariants):
         runner = asked[index % len(asked)]
         del self.world.runners[runner.id]
         self.world.reaped.add(runner.id)
-        self.jobs.spawn_failed(runner.id, "EAGAIN", self.world.now, reason)
+        self.node.spawn_failed(runner.id, "EAGAIN", self.world.now, reason)
         self.world.settle()
 
     @rule(
@@ -288,18 +286,18 @@ class Simulation(Invariants):
             runner_id, runner.lied = runner.id, True
             job = runner.job or (runner.jobs[0] if runner.jobs else None)
             job_id = job[1] if right_job and job else job_id
-        jobs, now = self.jobs, self.world.now
+        node, now = self.node, self.world.now
         match says:
             case "READY":
-                jobs.runner_ready(runner_id, 2**32 - 1, ("all",), 2**64 - 1)
+                node.runner_ready(runner_id, 2**32 - 1, ("all",), 2**64 - 1, now)
             case "STARTED":
-                jobs.job_started(runner_id, job_id, now)
+                node.job_started(runner_id, job_id, now)
             case "OUTCOME":
-                jobs.job_reported(runner_id, job_id, report, now)
+                node.job_reported(runner_id, job_id, report, now)
             case "BYE":
-                jobs.runner_said_bye(runner_id)
+                node.runner_said_bye(runner_id, now)
             case _:
-                jobs.misbehaved(runner_id, "garbage")
+                node.misbehaved(runner_id, "garbage")
         self.world.settle()
 
     @precondition(lambda self: any(runner.job for runner in self.world.runners.values()))
@@ -311,9 +309,9 @@ class Simulation(Invariants):
         assert runner.job is not None
         _, job_id = runner.job
         runner.lied, runner.job, runner.phase = True, None, "ready"
-        self.jobs.job_reported(runner.id, job_id, report, self.world.now)
+        self.node.job_reported(runner.id, job_id, report, self.world.now)
         if ends:
-            self.jobs.runner_said_bye(runner.id)
+            self.node.runner_said_bye(runner.id, self.world.now)
             self._exit(runner, Exit(code=0))
         self.world.settle()
 
@@ -326,18 +324,22 @@ class Simulation(Invariants):
         if self.world.node.draining:
             self.world.crash()
         self.full = False
+        self.let_calls_be_answered()
         for _ in range(300):
+            self.stop_services()
             if self._quiet():
                 break
-            self._let_all_go_on()
+            self.let_all_go_on()
         self.check_that_nothing_is_left()
 
     def _quiet(self) -> bool:
         world = self.world
         node = world.node
-        return not (world.commits or world.results or world.runners or world.asked or self.jobs.live or node.ledger)
+        return not (
+            world.commits or world.results or world.runners or world.asked or self.node.tasks.live or node.ledger
+        )
 
-    def _let_all_go_on(self) -> None:
+    def let_all_go_on(self) -> None:
         world = self.world
         world.write(100, full=False)
         world.tell(100)
@@ -345,6 +347,7 @@ class Simulation(Invariants):
             self._fetch_ends(task_id, world.fetching[task_id].spec.digest or DIGESTS[0])
         for digest in list(world.preparing):
             self._artifact_comes(digest, fails=False)
+        self.calls_are_told()
         for runner in list(world.runners.values()):
             if runner.id in world.runners:
                 self._go_on(runner, "exit")

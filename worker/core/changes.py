@@ -54,7 +54,24 @@ class DropModule:
     digest: str
 
 
-Change = InsertTask | UpdateTask | InsertModule | DropModule
+@dataclass(frozen=True, slots=True)
+class SetDefault:
+    """The function's default revision is this one now, or none; `generation` is the one that this makes."""
+
+    function: str
+    revision: str | None
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetTrouble:
+    """Why a revision's runners can't start, for as long as they back off; None: they can."""
+
+    task_id: str
+    detail: str | None
+
+
+Change = InsertTask | UpdateTask | InsertModule | DropModule | SetDefault | SetTrouble
 
 
 @dataclass(frozen=True, slots=True)

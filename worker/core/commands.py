@@ -73,7 +73,93 @@ class ReadStats:
     expires_at_us: int = 0
 
 
-Command = AddTask | StopTask | AddModule | DeleteModule | WatchTask | ReadStats
+@dataclass(frozen=True, slots=True)
+class SwitchDefault:
+    """Make the revision the function's default, or with `on` False make it not the default (nothing else changes).
+
+    `if_generation` is the generation that the asker knows, None where any will do. Done.body is the JSON
+    `{function, default, previous, generation}`.
+    """
+
+    function: str
+    revision: str
+    on: bool
+    if_generation: int | None = None
+    expires_at_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFunctions:
+    """Answer with what runs of these functions: JSON `{function: {revision: {runners, calls, ...}}}`."""
+
+    functions: tuple[str, ...]
+    expires_at_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMetrics:
+    """Answer with a part of the metrics in Prometheus's text format; `part` 0 takes a new reading.
+
+    Done.created says whether there is another part.
+    """
+
+    part: int = 0
+    expires_at_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CallFigures:
+    """What one API worker saw of one revision's calls since its last report.
+
+    `outcomes` counts by code: "ok", or one of the contract's. The three histograms count calls by the buckets of
+    `worker.core.figures.BUCKETS_US`, one more for what is longer than the last; `*_us` are sums of microseconds.
+    """
+
+    task_id: str
+    outcomes: tuple[tuple[str, int], ...] = ()
+    fuel: int = 0
+    queue: tuple[int, ...] = ()
+    queue_us: int = 0
+    init: tuple[int, ...] = ()
+    init_us: int = 0
+    run: tuple[int, ...] = ()
+    run_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReportCalls:
+    """What an API worker saw since it reported last: once a second, while there is something to tell."""
+
+    figures: tuple[CallFigures, ...]
+    expires_at_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReportBroken:
+    """A runner of this service answered what is no answer, or sent more than it may: it has to die.
+
+    `pid` is as the kernel told it (SCM_CREDENTIALS), 0 where it could not.
+    """
+
+    task_id: str
+    pid: int
+    detail: str
+    expires_at_us: int = 0
+
+
+Command = (
+    AddTask
+    | StopTask
+    | AddModule
+    | DeleteModule
+    | WatchTask
+    | ReadStats
+    | SwitchDefault
+    | ReadFunctions
+    | ReadMetrics
+    | ReportCalls
+    | ReportBroken
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from worker.core.changes import Change
-from worker.core.commands import Reply
+from worker.core.commands import CallFigures, Reply
 from worker.core.task import Task
 
 Origin = Hashable  # who asked: opaque to the core, a connection and a request id to the coordinator
@@ -99,6 +99,78 @@ class CloseRunner:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerFunctions:
+    """Answer with what runs of these functions, and their figures."""
+
+    origin: Origin
+    functions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerMetrics:
+    origin: Origin
+    part: int
+
+
+@dataclass(frozen=True, slots=True)
+class CountCalls:
+    """Add to the figures of the services' calls."""
+
+    figures: tuple[CallFigures, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenListener:
+    """Have the service's listening socket: where there is none yet, make it. Calls may wait on it from now on."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class ShutListener:
+    """Take no more calls: what waits is still served, the next connect is refused (SHUT_RD); runners then end."""
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseListener:
+    """The listening socket goes, with what waits on it: those calls were not executed, and are told so."""
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WatchCalls:
+    """Answer once by `Services.call_waits`, when a call waits on the listener."""
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampleCalls:
+    """Answer at once by `Services.sampled`: how many calls wait (sock_diag), which runners are busy (their records)."""
+
+    task_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StartServer:
+    """Fork a runner for `slot`, seal it around the service's artifact, and let it serve the listener."""
+
+    runner_id: int
+    slot: int
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class RetireServer:
+    """One runner of the service, whichever takes it first, ends after its call: connect and say so."""
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveModule:
     """The module is out of the table: its files go now, before any later Commit is submitted."""
 
@@ -119,4 +191,14 @@ Effect = (
     | KillRunner
     | CloseRunner
     | RemoveModule
+    | AnswerFunctions
+    | AnswerMetrics
+    | CountCalls
+    | OpenListener
+    | ShutListener
+    | CloseListener
+    | WatchCalls
+    | SampleCalls
+    | StartServer
+    | RetireServer
 )

@@ -13,6 +13,7 @@ class ModuleFetched:
 
     digest: str
     params: tuple[tuple[str, int], ...] | None = None  # the entry's, typed now that the signature is known
+    signature: tuple[tuple[str, ...], tuple[str, ...]] | None = None  # a service's export: its parameters and results
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,11 @@ class RunnerStarted:
     """The runner has read the job and runs it."""
 
     runner: RunnerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceReady:
+    """The first runner of a service is ready: it can be called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +57,12 @@ class Recovered:
     """The worker lost the runner and the task may be tried again: back to waiting."""
 
 
-TaskEvent = ModuleFetched | SlotAssigned | RunnerStarted | StopRequested | Ended | Recovered
+TaskEvent = ModuleFetched | SlotAssigned | RunnerStarted | ServiceReady | StopRequested | Ended | Recovered
 EVENT_TYPES: tuple[type[TaskEvent], ...] = (
     ModuleFetched,
     SlotAssigned,
     RunnerStarted,
+    ServiceReady,
     StopRequested,
     Ended,
     Recovered,

@@ -2,23 +2,24 @@
 
     admit -> (fetch) -> artifact -> queue -> slot -> runner started -> reported -> runner exited -> final
 
-Every method takes `now` and adds to the node's effects; the tasks that changed are fetched by `take_changed`.
+Every method takes `now` and adds to the node's effects. Slots are given out by `dispatch`, which the node calls once
+after all that happened in a round.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from worker.core import lifecycle
 from worker.core.changes import Note
 from worker.core.clock import Now
-from worker.core.effects import Effect
-from worker.core.events import Ended, ModuleFetched, Recovered, RunnerStarted, SlotAssigned, StopRequested, TaskEvent
-from worker.core.needs import Needs
+from worker.core.events import Ended, RunnerStarted, SlotAssigned, StopRequested
+from worker.core.live import Live
 from worker.core.pool import Pool, Runner, RunnerState, instance_key
 from worker.core.queue import ReadyQueue
 from worker.core.runners import Runners
-from worker.core.task import Reason, RunnerInfo, State, Task
+from worker.core.scaling import Room
+from worker.core.task import Kind, Reason, RunnerInfo, State, Task
+from worker.core.tasks import Tasks
 from worker.core.timers import Timer, Timers
 from worker.core.verdict import Context, Exit, Report, contradiction, from_exit, from_report
 
@@ -37,44 +38,25 @@ class JobSettings:
     max_jobs_per_runner: int = 1_000
 
 
-@dataclass(slots=True)
-class Live:
-    """A task that isn't final yet, with what the record doesn't keep. Points in time are monotonic microseconds."""
-
-    task: Task
-    order: int
-    queued_at_us: int
-    runner_id: int | None = None
-    scheduled_at_us: int = 0
-    started_at_us: int | None = None
-    report: Report | None = None
-    bye: bool = False
-    notes: list[Note] = field(default_factory=list)
-    spec_changed: bool = False
-
-
 class Jobs:
-    """All tasks that are alive. `modules` are the digests that need no fetch, the node's own set."""
+    """All jobs that are alive."""
 
-    def __init__(self, settings: JobSettings, timers: Timers, effects: list[Effect], modules: set[str]) -> None:
+    def __init__(self, settings: JobSettings, tasks: Tasks, pool: Pool, runners: Runners, timers: Timers) -> None:
         self.settings = settings
-        self.pool = Pool(settings.slots)
-        self.runners = Runners(self.pool, timers, effects)
         self.queue = ReadyQueue()
-        self.live: dict[str, Live] = {}
-        self._changed: dict[str, Live] = {}
-        self.needs = Needs(effects, modules)
         self.dispatching = True
+        self._tasks = tasks
+        self._pool = pool
+        self._runners = runners
         self._timers = timers
-        self._pending = 0
-        self._next_order = 0
         self._next_job_id = 1
+        tasks.owners[Kind.JOB] = self
 
     # -- a task comes and goes ---------------------------------------------------------------------------------------
 
     def admit(self, task: Task, now: Now) -> None:
         """The task's row is on disk: start its way."""
-        self._wait(self._enter(task, now), now)
+        self._wait(self._tasks.enter(task, now), now)
 
     def recover(self, task: Task, begun: bool, now: Now) -> None:
         """A task that the table holds as alive at start: what ran is lost or goes back, what waited goes on.
@@ -84,236 +66,202 @@ class Jobs:
         if task.status.state is State.PENDING and not begun:
             self.admit(task, now)
             return
-        live = self._enter(task, now)
+        live = self._tasks.enter(task, now)
         if task.status.state is State.PENDING:
-            self._step(live, SlotAssigned(), now)
+            self._tasks.step(live, SlotAssigned(), now)
         if task.status.stopping:
-            self._step(live, Ended(Reason.STOPPED, detail="the worker restarted while it was being stopped"), now)
+            self._tasks.step(live, Ended(Reason.STOPPED, detail="the worker restarted while it was being stopped"), now)
         else:
             self._lose(live, "the worker restarted while it ran", now)
 
     def stop(self, task_id: str, force: bool, now: Now) -> None:
         """Stop a live task in whatever state it is; one that isn't live is final already."""
-        live = self.live.get(task_id)
+        live = self._tasks.live.get(task_id)
         if live is None:
             return
         before = live.task.status
-        runner = self.pool.runners.get(live.runner_id or 0)
-        self._step(live, StopRequested(), now)
+        runner = self._pool.runners.get(live.runner_id or 0)
+        self._tasks.step(live, StopRequested(), now)
         if runner is None:
             return
         if live.report is not None:  # its job is over and only its process isn't: what it reported stands
             if force:
-                self.runners.kill(runner, "linger")
+                self._runners.kill(runner, "linger")
         elif force or before.state is not State.RUNNING:
-            self.runners.kill(runner, "stop")
+            self._runners.kill(runner, "stop")
         elif not before.stopping and runner.state is not RunnerState.ENDING:
-            self.runners.interrupt(runner, now.monotonic_us + self.settings.stop_grace_us)
-
-    # -- module and artifact -----------------------------------------------------------------------------------------
-
-    def fetched(self, task_id: str, event: ModuleFetched, now: Now) -> None:
-        """The task's module came by its URL, and is in the table."""
-        if not self.needs.fetched(task_id):
-            return
-        live = self.live[task_id]
-        expected = live.task.spec.digest
-        if expected is not None and expected != event.digest:
-            detail = f"the URL gave {event.digest}, and the task names {expected}"
-            self._step(live, Ended(Reason.FETCH_FAILED, detail=detail), now)
-            return
-        live.spec_changed = True
-        self._step(live, event, now)
-        self._want_artifact(live, now)
+            self._runners.interrupt(runner, now.monotonic_us + self.settings.stop_grace_us)
 
     def refused(self, task_id: str, reason: Reason, detail: str, now: Now) -> None:
         """What the task needs can't be had: it ends before it ran."""
-        self.needs.fetched(task_id)
-        if (live := self.live.get(task_id)) is not None:
-            self._step(live, Ended(reason, detail=detail), now)
-            if (runner := self.pool.runners.get(live.runner_id or 0)) is not None:
-                self.runners.kill(runner, "stop")
+        live = self._tasks.live.get(task_id)
+        self._tasks.refused(task_id, reason, detail, now)
+        if live is not None and (runner := self._pool.runners.get(live.runner_id or 0)) is not None:
+            self._runners.kill(runner, "stop")
 
-    def artifact_ready(self, digest: str, now: Now) -> None:
-        self.needs.artifacts.add(digest)
-        for task_id in self.needs.prepared(digest):
-            live = self.live[task_id]
-            self.queue.push(task_id, live.task.spec.priority, live.order)
-        self.dispatch(now)
+    # -- module and artifact (Owner) ---------------------------------------------------------------------------------
 
-    def artifact_failed(self, digest: str, detail: str, now: Now) -> None:
-        for task_id in sorted(self.needs.prepared(digest)):
-            self._step(self.live[task_id], Ended(Reason.COMPILE_FAILED, detail=detail), now)
+    def prepared(self, live: Live, now: Now) -> None:
+        """It waits for a slot now."""
+        self.queue.push(live.task.id, live.task.spec.priority, live.order)
+        self._pool.stale = True
 
-    def artifact_evicted(self, digest: str) -> None:
-        self.needs.artifacts.discard(digest)
+    def unprepared(self, live: Live, detail: str, now: Now) -> None:
+        """Its artifact can't be made."""
+        self._tasks.step(live, Ended(Reason.COMPILE_FAILED, detail=detail), now)
 
-    @property
-    def waiting(self) -> int:
-        """How many tasks wait for a module, an artifact or a slot."""
-        return self._pending
-
-    def take_changed(self) -> list[Live]:
-        """The tasks that changed since the last call; their notes are the caller's to take."""
-        changed = list(self._changed.values())
-        self._changed.clear()
-        return changed
-
-    def uses(self, digest: str) -> bool:
-        """Whether a live task needs the module."""
-        return any(live.task.spec.digest == digest for live in self.live.values())
+    def forget(self, live: Live) -> None:
+        """It is final, and waits for nothing any more. Its runner, if there is one, is judged by itself."""
+        self.queue.remove(live.task.id)
+        self._timers.cancel(Timer("queue", live.task.id))
 
     # -- slots -------------------------------------------------------------------------------------------------------
 
-    def dispatch(self, now: Now) -> None:
-        """Give every task whose turn it is a runner, while there are slots."""
-        while self.dispatching and (task_id := self.queue.peek()) is not None:
-            live = self.live[task_id]
-            digest = live.task.spec.digest or ""
-            if digest not in self.needs.artifacts:  # evicted while it waited
-                self.queue.remove(task_id)
-                self._want_artifact(live, now)
-                continue
-            if not self._place(live, now):
-                return
-            self.queue.remove(task_id)
+    def room(self) -> Room:
+        """What the jobs want of the node's slots, and what they have."""
+        head = self.queue.peek() if self.dispatching else None
+        if head is None:
+            return Room(jobs_idle=self._pool.idle)
+        live = self._tasks.live[head]
+        working = (RunnerState.STARTING, RunnerState.BUSY)
+        runners = self._pool.runners.values()
+        return Room(
+            jobs_waiting=len(self.queue),
+            jobs_running=sum(runner.kind is Kind.JOB and runner.state in working for runner in runners),
+            jobs_idle=self._pool.idle,
+            job_memory_bytes=self._pool.share(live.task),
+            job_since_us=live.queued_at_us,
+        )
 
-    def _place(self, live: Live, now: Now) -> bool:
+    def dispatch(self, slots: int, now: Now) -> None:
+        """Give every task whose turn it is a runner: a warm one, or one of `slots` new ones."""
+        while self.dispatching and (task_id := self.queue.peek()) is not None:
+            live = self._tasks.live[task_id]
+            if not self._tasks.has_artifact(live):  # evicted while it waited
+                self.queue.remove(task_id)
+                self._tasks.want_artifact(live, now)
+            elif self._take_warm(live, now):
+                self.queue.remove(task_id)
+            elif slots > 0 and self._take_new(live, now):
+                slots -= 1
+                self.queue.remove(task_id)
+            else:
+                return
+
+    def give_up(self, count: int, now: Now) -> None:
+        """Close `count` of the warm runners that wait for a job, those that have waited longest."""
+        for _ in range(count):
+            idle = self._pool.longest_idle()
+            assert idle is not None, "the plan counted them"
+            self._runners.close(idle, now)
+
+    def _take_warm(self, live: Live, now: Now) -> bool:
         key = instance_key(live.task)
-        job_id = self._next_job_id
-        runner = self.pool.take_idle(key, live.task.id, job_id) if key is not None else None
-        warm = runner is not None
-        if runner is None:
-            runner = self.pool.start(key, live.task.id, job_id)
-        if runner is None:
-            idle = self.pool.longest_idle()
-            if idle is not None and not self.pool.ending:
-                self.runners.close(idle, now)
-            return False
+        runner = None if key is None else self._pool.take_idle(key, live.task.id, self._next_job_id)
+        if runner is not None:
+            self._assign(live, runner, now)
+            self._runners.give(runner, live.task, now.monotonic_us + self.settings.init_us)
+        return runner is not None
+
+    def _take_new(self, live: Live, now: Now) -> bool:
+        task = live.task
+        runner = self._pool.start(instance_key(task), task.id, self._next_job_id, self._pool.share(task))
+        if runner is not None:
+            self._assign(live, runner, now)
+            self._runners.start(runner, live.task, now.monotonic_us + self.settings.init_us)
+        return runner is not None
+
+    def _assign(self, live: Live, runner: Runner, now: Now) -> None:
         self._next_job_id += 1
         live.runner_id, live.scheduled_at_us = runner.id, now.monotonic_us
         self._timers.cancel(Timer("queue", live.task.id))
-        self._step(live, SlotAssigned(), now)
-        hand_over = self.runners.give if warm else self.runners.start
-        hand_over(runner, live.task, now.monotonic_us + self.settings.init_us)
-        return True
+        self._tasks.step(live, SlotAssigned(), now)
 
     # -- what runners do ---------------------------------------------------------------------------------------------
 
-    def spawned(self, runner_id: int, pid: int) -> None:
-        if (runner := self.pool.runners.get(runner_id)) is not None:
-            runner.pid = pid
-
-    def spawn_failed(self, runner_id: int, detail: str, now: Now, reason: Reason = Reason.INIT_FAILED) -> None:
-        """There is no process, so the slot is free at once. `reason` LOST: there was one, and it had begun the job."""
-        runner = self.runners.gone(runner_id)
+    def spawn_failed(self, runner: Runner, detail: str, now: Now, reason: Reason = Reason.INIT_FAILED) -> None:
+        """There is no process; its slot is free already. `reason` LOST: there was one, and it had begun the job."""
         live = self._job_of(runner)
         if live is not None and reason is Reason.LOST:
             self._lose(live, detail, now)
         elif live is not None:
-            self._step(live, Ended(reason, detail=detail), now)
-        self.dispatch(now)
+            self._tasks.step(live, Ended(reason, detail=detail), now)
 
-    def runner_ready(self, runner_id: int, uid: int, layers: tuple[str, ...], load_us: int) -> None:
-        runner = self.pool.runners.get(runner_id)
-        if runner is not None and runner.state is RunnerState.STARTING:
-            runner.uid, runner.layers, runner.load_us = uid, layers, load_us
-            runner.state = RunnerState.BUSY
+    def runner_ready(self, runner: Runner) -> None:
+        runner.state = RunnerState.BUSY
 
-    def job_started(self, runner_id: int, job_id: int, now: Now) -> None:
-        runner = self.pool.runners.get(runner_id)
-        if runner is None or runner.killed_because is not None:
+    def job_started(self, runner: Runner, job_id: int, now: Now) -> None:
+        if runner.killed_because is not None:
             return  # what a killed runner still said changes nothing
         live = self._job_of(runner)
         in_turn = runner.state is RunnerState.BUSY and job_id == runner.job_id
         if live is None or not in_turn or live.report is not None or live.task.status.state is not State.SCHEDULED:
-            self.misbehaved(runner_id, f"STARTED for job {job_id} out of turn; it was given {runner.job_id}")
+            self._runners.misbehaved(runner, f"STARTED for job {job_id} out of turn; it was given {runner.job_id}")
             return
         live.started_at_us = now.monotonic_us
-        self._step(live, RunnerStarted(RunnerInfo(runner.pid, runner.uid, runner.layers)), now)
-        self.runners.started(runner, now.monotonic_us + live.task.spec.limits.wall_ms * 1000 + KILL_MARGIN_US)
+        self._tasks.step(live, RunnerStarted(RunnerInfo(runner.pid, runner.uid, runner.layers)), now)
+        self._runners.started(runner, now.monotonic_us + live.task.spec.limits.wall_ms * 1000 + KILL_MARGIN_US)
 
-    def job_reported(self, runner_id: int, job_id: int, report: Report, now: Now) -> None:
+    def job_reported(self, runner: Runner, job_id: int, report: Report, now: Now) -> None:
         """OUTCOME. A runner of one job is judged when it is gone; a warm one at once, since it goes on."""
-        runner = self.pool.runners.get(runner_id)
-        if runner is None:
-            return
         live = self._job_of(runner)
         given = 0 if runner.state is RunnerState.STARTING else runner.job_id
         if live is None or job_id != given or live.report is not None:
-            self.misbehaved(runner_id, f"OUTCOME for job {job_id} out of turn; it was given {given}")
+            self._runners.misbehaved(runner, f"OUTCOME for job {job_id} out of turn; it was given {given}")
             return
         if (lie := contradiction(report, self._context(live, runner, now))) is not None:
-            self.misbehaved(runner_id, lie)
+            self._runners.misbehaved(runner, lie)
             return
         live.report = report
         if runner.state is RunnerState.BUSY and runner.key is not None:
             self._finish_warm(runner, live, report, now)
         elif runner.killed_because is None:
-            self.runners.close(runner, now)
+            self._runners.close(runner, now)
 
-    def runner_said_bye(self, runner_id: int) -> None:
-        runner = self.pool.runners.get(runner_id)
-        if runner is None:
-            return
+    def said_bye(self, runner: Runner) -> None:
         live = self._job_of(runner)
         if live is not None:
             live.bye = True
         elif runner.state is RunnerState.IDLE:
-            self.misbehaved(runner_id, "BYE, and nobody had closed it")
+            self._runners.misbehaved(runner, "BYE, and nobody had closed it")
 
-    def misbehaved(self, runner_id: int, detail: str) -> None:
-        """The runner broke its protocol. It dies, and its job ends `crashed`; one that was killed already did not."""
-        runner = self.pool.runners.get(runner_id)
-        if runner is not None and runner.killed_because is None:
-            runner.protocol_error = detail
-            self.runners.kill(runner, "protocol")
-
-    def exited(self, runner_id: int, exit_: Exit, now: Now) -> None:
-        """The runner's process was reaped and all that it had said was told: its job is judged, its slot is free."""
-        runner = self.runners.gone(runner_id)
+    def exited(self, runner: Runner, exit_: Exit, now: Now) -> None:
+        """The runner's process was reaped and all that it had said was told: its job is judged. Its slot is free."""
         live = self._job_of(runner)
         if live is not None:
-            self._step(live, from_exit(live.report, exit_, self._context(live, runner, now)), now)
-        self.dispatch(now)
+            ended = from_exit(live.report, exit_, self._context(live, runner, now))
+            if not self._replace(runner, live, ended, now):
+                self._tasks.step(live, ended, now)
 
     def drain(self, now: Now) -> None:
         """Give out no more slots, and close the runners that wait for a job."""
         self.dispatching = False
-        for runner in list(self.pool.runners.values()):
+        for runner in list(self._pool.runners.values()):
             if runner.state is RunnerState.IDLE:
-                self.runners.close(runner, now)
+                self._runners.close(runner, now)
 
     # -- time --------------------------------------------------------------------------------------------------------
 
     def timer_due(self, timer: Timer, now: Now) -> None:
         if timer.kind == "queue":
             refused = Ended(Reason.REFUSED, detail="waited longer than its queue_ms allows")
-            self._step(self.live[str(timer.subject)], refused, now)
+            self._tasks.step(self._tasks.live[str(timer.subject)], refused, now)
             return
-        runner = self.pool.runners[int(timer.subject)]
+        runner = self._pool.runners[int(timer.subject)]
         if timer.kind == "idle":
-            self.runners.close(runner, now)
+            self._runners.close(runner, now)
         else:
-            self.runners.kill(runner, "stop" if timer.kind == "grace" else timer.kind)
+            self._runners.kill(runner, "stop" if timer.kind == "grace" else timer.kind)
 
     # -- within ------------------------------------------------------------------------------------------------------
-
-    def _enter(self, task: Task, now: Now) -> Live:
-        live = Live(task, self._next_order, now.monotonic_us)
-        self._next_order += 1
-        self.live[task.id] = live
-        self._pending += task.status.state is State.PENDING
-        return live
 
     def _lose(self, live: Live, detail: str, now: Now) -> None:
         """Its runner is lost: it goes back where `retry` allows, and ends otherwise."""
         attempts, most = live.task.status.attempts, live.task.spec.retry_max
         if attempts > most:
-            self._step(live, Ended(Reason.LOST, detail=f"{detail} (attempt {attempts}, retry.max {most})"), now)
+            self._tasks.step(live, Ended(Reason.LOST, detail=f"{detail} (attempt {attempts}, retry.max {most})"), now)
             return
-        self._step(live, Recovered(), now)
-        live.runner_id, live.queued_at_us = None, now.monotonic_us
+        self._tasks.go_back(live, now)
         self._wait(live, now)
 
     def _wait(self, live: Live, now: Now) -> None:
@@ -321,40 +269,32 @@ class Jobs:
         task = live.task
         if task.spec.queue_ms is not None:
             self._timers.set(Timer("queue", task.id), now.monotonic_us + task.spec.queue_ms * 1000)
-        if not self.needs.fetch(task):
-            self._want_artifact(live, now)
-
-    def _want_artifact(self, live: Live, now: Now) -> None:
-        task = live.task
-        if self.needs.prepare(task.id, task.spec.digest or ""):
-            self.queue.push(task.id, task.spec.priority, live.order)
-            self.dispatch(now)
-
-    def _step(self, live: Live, event: TaskEvent, now: Now) -> None:
-        before = live.task.status.state
-        live.task, notes = lifecycle.step(live.task, event, now)
-        self._pending += (live.task.status.state is State.PENDING) - (before is State.PENDING)
-        live.notes.extend(notes)
-        if notes:
-            self._changed[live.task.id] = live
-        if live.task.final:
-            self._forget(live)
-
-    def _forget(self, live: Live) -> None:
-        """A task is final: it waits for nothing any more. Its runner, if there is one, is judged by itself."""
-        del self.live[live.task.id]
-        self.queue.remove(live.task.id)
-        self._timers.cancel(Timer("queue", live.task.id))
-        self.needs.forget(live.task)
+        self._tasks.wait(live, now)
 
     def _finish_warm(self, runner: Runner, live: Live, report: Report, now: Now) -> None:
-        self._step(live, from_report(report, self._context(live, runner, now)), now)
+        self._tasks.step(live, from_report(report, self._context(live, runner, now)), now)
         runner.jobs_done += 1
         if runner.jobs_done >= self.settings.max_jobs_per_runner or not self.dispatching:
-            self.runners.close(runner, now)
+            self._runners.close(runner, now)
             return
-        self.runners.rest(runner, now.monotonic_us + self.settings.idle_us)
-        self.dispatch(now)
+        self._runners.rest(runner, now.monotonic_us + self.settings.idle_us)
+
+    def _replace(self, runner: Runner, live: Live, ended: Ended, now: Now) -> bool:
+        """Give the slot of a warm runner that never began its next job to a new process for it; whether that is so.
+
+        STARTED comes before the guest runs, and all that the dead one said was read: nothing was executed. Once at
+        most, for a new process is not warm. One that broke its protocol is no such case: its word counts for nothing.
+        """
+        began = live.task.status.state is not State.SCHEDULED or runner.protocol_error is not None
+        if began or not runner.jobs_done or not self._tasks.has_artifact(live):
+            return False
+        fresh = self._pool.start(runner.key, live.task.id, self._next_job_id, runner.memory_bytes)
+        assert fresh is not None, "the slot of the one that is gone is free"
+        self._next_job_id += 1
+        live.runner_id, live.bye = fresh.id, False
+        self._tasks.note(live, Note(now.wall_us, "runner_replaced", State.SCHEDULED, None, ended.detail))
+        self._runners.start(fresh, live.task, now.monotonic_us + self.settings.init_us)
+        return True
 
     def _context(self, live: Live, runner: Runner, now: Now) -> Context:
         started = live.started_at_us
@@ -379,5 +319,5 @@ class Jobs:
 
     def _job_of(self, runner: Runner) -> Live | None:
         """The live task that the runner works on; None when it was stopped before it started, or is idle."""
-        live = self.live.get(runner.task_id or "")
+        live = self._tasks.live.get(runner.task_id or "")
         return live if live is not None and live.runner_id == runner.id else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from worker.core.changes import Change, Note, Result, UpdateTask, WriteFailed
 from worker.core.clock import Now
-from worker.core.commands import Reply
+from worker.core.commands import Refused, Reply
 from worker.core.effects import Commit, Effect, Origin
 from worker.core.task import Task
 from worker.core.timers import Timer, Timers
@@ -31,6 +31,12 @@ class Settled:
     change: Change
     result: Result
     answers: Answers
+
+
+def refusal(result: Result) -> Refused:
+    """What a client is told of a change that the disk refused."""
+    assert isinstance(result, WriteFailed)
+    return Refused(result.code, result.detail)
 
 
 @dataclass(slots=True)
@@ -137,6 +143,8 @@ class Ledger:
     def _can_wait(self, record: _Record, now: Now) -> bool:
         status = record.task.status
         if not self._lazy_us or record.task.final or record.answers or status.stopping:
+            return False
+        if record.task.spec.service is not None:  # callers wait for it
             return False
         record.changed_at_us = record.changed_at_us or now.monotonic_us
         due_us = record.changed_at_us + self._lazy_us

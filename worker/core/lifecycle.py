@@ -16,7 +16,16 @@ from typing import assert_never
 from worker.core.changes import Note
 from worker.core.clock import Now
 from worker.core.errors import IllegalReason, IllegalTransition
-from worker.core.events import Ended, ModuleFetched, Recovered, RunnerStarted, SlotAssigned, StopRequested, TaskEvent
+from worker.core.events import (
+    Ended,
+    ModuleFetched,
+    Recovered,
+    RunnerStarted,
+    ServiceReady,
+    SlotAssigned,
+    StopRequested,
+    TaskEvent,
+)
 from worker.core.task import Reason, State, Status, Task, Usage
 
 # Where each event may happen. What isn't here is illegal, raises, and changes nothing.
@@ -24,6 +33,7 @@ HAPPENS_IN: Mapping[type[TaskEvent], frozenset[State]] = {
     ModuleFetched: frozenset({State.PENDING}),
     SlotAssigned: frozenset({State.PENDING}),
     RunnerStarted: frozenset({State.SCHEDULED}),
+    ServiceReady: frozenset({State.SCHEDULED}),
     StopRequested: frozenset({State.PENDING, State.SCHEDULED, State.RUNNING}),
     Ended: frozenset({State.PENDING, State.SCHEDULED, State.RUNNING}),
     Recovered: frozenset({State.SCHEDULED, State.RUNNING}),
@@ -75,6 +85,8 @@ def step(task: Task, event: TaskEvent, now: Now) -> tuple[Task, tuple[Note, ...]
         case RunnerStarted():
             status = _move(task, State.RUNNING, started_at_us=now.wall_us, runner=event.runner)
             return _noted(task, status, now, "runner_started", f"pid {event.runner.pid}, uid {event.runner.uid}")
+        case ServiceReady():
+            return _noted(task, _move(task, State.RUNNING, started_at_us=now.wall_us), now, "service_ready")
         case StopRequested():
             return _stop(task, now)
         case Ended():
@@ -127,8 +139,12 @@ def _fetched(task: Task, event: ModuleFetched, now: Now) -> tuple[Task, tuple[No
     entry = task.spec.entry
     if entry is not None and event.params is not None:
         entry = replace(entry, params=event.params)
+    service = task.spec.service
+    if service is not None and event.signature is not None:
+        params, results = event.signature
+        service = replace(service, handler=replace(service.handler, params=params, results=results))
     name = task.spec.name or event.digest.removeprefix("sha256:")[:SHORT_DIGEST]
-    fetched = replace(task, spec=replace(task.spec, digest=event.digest, entry=entry, name=name))
+    fetched = replace(task, spec=replace(task.spec, digest=event.digest, entry=entry, name=name, service=service))
     return _noted(fetched, task.status, now, "module_fetched", event.digest)
 
 

@@ -6,20 +6,19 @@ commits of all tasks that changed, one for each task however often it changed in
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import assert_never
 
+from worker.core.admission import Admission
 from worker.core.changes import (
-    Applied,
     DropModule,
     InsertModule,
     InsertTask,
-    Note,
-    Replay,
     Result,
+    SetDefault,
+    SetTrouble,
     UpdateTask,
-    WriteFailed,
 )
 from worker.core.clock import Now
 from worker.core.commands import (
@@ -28,30 +27,46 @@ from worker.core.commands import (
     Command,
     DeleteModule,
     Done,
+    ReadFunctions,
+    ReadMetrics,
     ReadStats,
-    Refused,
-    Reply,
+    ReportBroken,
+    ReportCalls,
     StopTask,
+    SwitchDefault,
     WatchTask,
 )
-from worker.core.effects import Answer, AnswerStats, Effect, Origin, RemoveModule
+from worker.core.effects import Answer, AnswerFunctions, AnswerMetrics, AnswerStats, CountCalls, Effect, Origin
 from worker.core.events import ModuleFetched
+from worker.core.functions import FunctionRow
 from worker.core.jobs import Jobs, JobSettings
-from worker.core.ledger import LAZY, RETRY, Answers, Ledger, Settled
+from worker.core.ledger import LAZY, RETRY, Ledger
 from worker.core.module import Module
-from worker.core.task import Reason, State, Task
-from worker.core.timers import Timer, Timers
+from worker.core.modules import Modules
+from worker.core.pool import Pool, RunnerState
+from worker.core.runners import Runners
+from worker.core.services import KINDS as SERVICE_KINDS
+from worker.core.services import Services, ServiceSettings
+from worker.core.task import Kind, Reason, State, Task
+from worker.core.tasks import Tasks
+from worker.core.timers import Timers
+from worker.core.verdict import Exit, Report
+from worker.core.watches import Watches
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
     """`max_queued`: tasks that wait, all together; `max_open_per_token`: tasks that one token has alive;
-    `lazy_commit_us`: see `Ledger`."""
+    `lazy_commit_us`: see `Ledger`; `runners_memory_bytes`: what all runners may have together, each its guest's limit
+    and `runner_overhead_bytes`."""
 
     jobs: JobSettings
+    services: ServiceSettings = field(default_factory=ServiceSettings)
     max_queued: int = 10_000
     max_open_per_token: int = 10_000
     lazy_commit_us: int = 0
+    runners_memory_bytes: int = 2**62
+    runner_overhead_bytes: int = 8 * 1024 * 1024
 
 
 class Node:
@@ -62,32 +77,48 @@ class Node:
         self.timers = Timers()
         self.effects: list[Effect] = []
         self.ledger = Ledger(self.timers, self.effects, settings.lazy_commit_us)
+        self.pool = Pool(settings.jobs.slots, settings.runners_memory_bytes, settings.runner_overhead_bytes)
         self.modules: set[str] = set()
-        self.jobs = Jobs(settings.jobs, self.timers, self.effects, self.modules)
-        self.draining = False
-        self._watchers: dict[str, set[Timer]] = {}
-        self._watch_origins: dict[Timer, tuple[str, Origin]] = {}
-        self._next_watch = 1
-        self._inserting: dict[str, AddTask] = {}
-        # What was asked of a task that is being inserted waits for the disk's word.
-        self._deferred: dict[str, list[tuple[Origin, Command]]] = {}
-        # So does a module that came again while it is being dropped: RemoveModule would take the new files too.
-        self._dropping: dict[str, list[tuple[InsertModule, Answers]]] = {}
-        self._open: dict[str, int] = {}
-        # Tasks whose module was fetched and isn't in the table yet, by its digest.
-        self._fetched: dict[str, list[tuple[str, ModuleFetched]]] = {}
+        self.tasks = Tasks(self.pool, self.effects, self.modules)
+        self.runners = Runners(self.pool, self.timers, self.effects)
+        self.jobs = Jobs(settings.jobs, self.tasks, self.pool, self.runners, self.timers)
+        self.services = Services(
+            settings.services, self.tasks, self.pool, self.runners, self.ledger, self.timers, self.effects
+        )
+        self.functions = self.services.functions
+        self._modules = Modules(self.modules, self.tasks, self.ledger, self.effects)
+        self.watches = Watches(self.timers)
+        self.admission = Admission(
+            settings.max_queued,
+            settings.max_open_per_token,
+            tasks=self.tasks,
+            jobs=self.jobs,
+            services=self.services,
+            pool=self.pool,
+            modules=self.modules,
+            ledger=self.ledger,
+            watches=self.watches,
+            effects=self.effects,
+        )
 
     # -- from the table, at start ------------------------------------------------------------------------------------
 
-    def restore(self, tasks: list[Task], modules: list[str], now: Now, begun: frozenset[str] = frozenset()) -> None:
-        """Take up what the table holds: tasks that aren't final, oldest first, and the digests of all modules.
+    def restore(
+        self,
+        tasks: list[Task],
+        modules: list[str],
+        now: Now,
+        begun: frozenset[str] = frozenset(),
+        functions: Sequence[FunctionRow] = (),
+    ) -> None:
+        """Take up what the table holds: tasks that aren't final, oldest first, the digests of all modules, functions.
 
         `begun` are the tasks for which something shows that a runner was made, whatever their row says.
         """
         self.modules.update(modules)
         for task in tasks:
-            self._count_open(task.token, 1)
-            self.jobs.recover(task, task.id in begun, now)
+            self.admission.restore(task, task.id in begun, now)
+        self.functions.restore(functions)
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
@@ -97,29 +128,39 @@ class Node:
             return
         match command:
             case AddTask():
-                self._add_task(origin, command, now)
-            case StopTask(task_id) | WatchTask(task_id) if task_id in self._inserting:
-                self._deferred.setdefault(task_id, []).append((origin, command))
-            case StopTask():
-                self._stop_task(origin, command, now)
-            case WatchTask():
-                self._watch(origin, command)
+                self.admission.add(origin, command, now)
+            case StopTask() | WatchTask():
+                self.admission.order(origin, command, now)
             case AddModule():
-                self._insert_module(InsertModule(command.module, command.blob_name, command.token), ((origin, Done()),))
-            case DeleteModule():
-                self._delete_module(origin, command)
+                self._modules.add(origin, command)
+            case DeleteModule(digest):
+                self._modules.delete(origin, digest, self.admission.uses(digest))
             case ReadStats():
                 self.effects.append(AnswerStats(origin))
+            case _:
+                self._functions_command(origin, command)
+
+    def _functions_command(
+        self, origin: Origin, command: SwitchDefault | ReadFunctions | ReadMetrics | ReportCalls | ReportBroken
+    ) -> None:
+        match command:
+            case SwitchDefault():
+                self.functions.switch(origin, command)
+            case ReadFunctions(functions):
+                self.effects.append(AnswerFunctions(origin, functions))
+            case ReadMetrics(part):
+                self.effects.append(AnswerMetrics(origin, part))
+            case ReportCalls(figures):
+                self.effects.extend((CountCalls(figures), Answer(origin, Done())))
+            case ReportBroken(task_id, pid, detail):
+                self.services.broken(task_id, pid, detail)
+                self.effects.append(Answer(origin, Done()))
             case _:
                 assert_never(command)
 
     def forget(self, gone: Callable[[Origin], bool]) -> None:
         """Whoever asked is gone: no watch is kept for them. What they ordered goes on."""
-        for timer, (_, origin) in list(self._watch_origins.items()):
-            if gone(origin):
-                self._end_watch(timer)
-        for waiting in self._deferred.values():
-            waiting[:] = [(o, command) for o, command in waiting if not (gone(o) and isinstance(command, WatchTask))]
+        self.admission.forget(gone)
 
     def committed(self, ticket: int, result: Result, now: Now) -> None:
         """The commit thread's answer to one Commit."""
@@ -128,18 +169,110 @@ class Node:
             return
         match settled.change:
             case InsertTask():
-                self._inserted(settled, settled.change, now)
+                self.admission.inserted(settled, settled.change, now)
             case InsertModule():
-                self._module_inserted(settled, settled.change)
-                self._go_on_with(settled.change.module.digest, settled.result, now)
+                self._modules.inserted(settled, settled.change, now)
             case DropModule():
-                self._module_dropped(settled, settled.change)
+                self._modules.dropped(settled, settled.change)
             case UpdateTask():
-                self._answer(settled.answers)
-                if settled.change.task.final:
-                    self._end_is_on_disk(settled.change.task)
+                self.effects.extend(Answer(origin, reply) for origin, reply in settled.answers)
+                self.admission.on_disk(settled.change.task)
+            case SetDefault():
+                self.functions.settled(settled, settled.change, now)
+            case SetTrouble():
+                self.services.trouble_settled(settled, settled.change, now)
             case _:
                 assert_never(settled.change)
+
+    # -- what runners do ---------------------------------------------------------------------------------------------
+
+    def spawned(self, runner_id: int, pid: int) -> None:
+        if (runner := self.pool.runners.get(runner_id)) is not None:
+            runner.pid = pid
+
+    def spawn_failed(self, runner_id: int, detail: str, now: Now, reason: Reason = Reason.INIT_FAILED) -> None:
+        """There is no process, so the slot is free at once. `reason` LOST: there was one, and it had begun the job."""
+        runner = self.runners.gone(runner_id)
+        if runner.kind is Kind.JOB:
+            self.jobs.spawn_failed(runner, detail, now, reason)
+        else:
+            self.services.spawn_failed(runner, detail, now)
+
+    def runner_ready(self, runner_id: int, uid: int, layers: tuple[str, ...], load_us: int, now: Now) -> None:
+        """READY: it is sealed and has its artifact. `load_us` is how long that took it."""
+        runner = self.pool.runners.get(runner_id)
+        if runner is None or runner.state is not RunnerState.STARTING:
+            return
+        runner.uid, runner.layers, runner.load_us = uid, layers, load_us
+        if runner.kind is Kind.JOB:
+            self.jobs.runner_ready(runner)
+        else:
+            self.services.runner_ready(runner, now)
+
+    def job_started(self, runner_id: int, job_id: int, now: Now) -> None:
+        """STARTED: it has read the job and runs it."""
+        runner = self.pool.runners.get(runner_id)
+        if runner is not None and runner.kind is Kind.JOB:
+            self.jobs.job_started(runner, job_id, now)
+        else:
+            self.misbehaved(runner_id, f"STARTED for job {job_id} of a runner that serves calls")
+
+    def job_reported(self, runner_id: int, job_id: int, report: Report, now: Now) -> None:
+        """OUTCOME: how the job went; of a service's runner, for job 0 and before READY, why it can't be ready."""
+        runner = self.pool.runners.get(runner_id)
+        if runner is None:
+            return
+        if runner.kind is Kind.JOB:
+            self.jobs.job_reported(runner, job_id, report, now)
+        else:
+            self.services.reported(runner, job_id, report, now)
+
+    def runner_said_bye(self, runner_id: int, now: Now) -> None:
+        """BYE: it will end in order."""
+        runner = self.pool.runners.get(runner_id)
+        if runner is None:
+            return
+        if runner.kind is Kind.JOB:
+            self.jobs.said_bye(runner)
+        else:
+            self.services.said_bye(runner, now)
+
+    def not_given(self, runner_id: int) -> None:
+        """A warm runner can't be told its next job: it is dead, or its files can't be opened."""
+        if (runner := self.pool.runners.get(runner_id)) is not None:
+            self.runners.kill(runner, "handover")
+
+    def misbehaved(self, runner_id: int, detail: str) -> None:
+        """The runner broke its protocol: it dies, and its job ends `crashed`."""
+        if (runner := self.pool.runners.get(runner_id)) is not None:
+            self.runners.misbehaved(runner, detail)
+
+    def exited(self, runner_id: int, exit_: Exit, now: Now, calls: int = 0) -> None:
+        """The runner's process was reaped and all that it had said was told. `calls`: what its record says it did."""
+        runner = self.runners.gone(runner_id)
+        if runner.kind is Kind.JOB:
+            self.jobs.exited(runner, exit_, now)
+        else:
+            self.services.exited(runner, exit_, calls, now)
+
+    # -- modules and artifacts ---------------------------------------------------------------------------------------
+
+    def module_fetched(self, module: Module, blob_name: str, task: Task, event: ModuleFetched | None) -> None:
+        """A task's module came by its URL: it goes into the table, and then the task goes on, if it can (`event`)."""
+        self._modules.came(module, blob_name, task, event)
+
+    def refused(self, task_id: str, reason: Reason, detail: str, now: Now) -> None:
+        """What the task needs can't be had: it ends before it ran."""
+        self.jobs.refused(task_id, reason, detail, now)
+
+    def artifact_ready(self, digest: str, now: Now) -> None:
+        self.tasks.artifact_ready(digest, now)
+
+    def artifact_failed(self, digest: str, detail: str, now: Now) -> None:
+        self.tasks.artifact_failed(digest, detail, now)
+
+    def artifact_evicted(self, digest: str) -> None:
+        self.tasks.needs.artifacts.discard(digest)
 
     # -- time and effects --------------------------------------------------------------------------------------------
 
@@ -147,205 +280,48 @@ class Node:
         """Handle every timer whose time has come."""
         for timer in self.timers.pop_due(now.monotonic_us):
             if timer.kind == "watch":
-                task_id, origin = self._end_watch(timer)
+                task_id, origin = self.watches.end(timer)
                 self.effects.append(Answer(origin, Done(created=False, task_id=task_id)))
+            elif timer.kind == "default":
+                self.functions.turn(str(timer.subject))
+            elif timer.kind in SERVICE_KINDS:
+                self.services.timer_due(timer, now)
             elif timer not in (RETRY, LAZY):  # for these it is enough to be awake: `take_effects` flushes the ledger
                 self.jobs.timer_due(timer, now)
 
     def take_effects(self, now: Now) -> list[Effect]:
-        """What is to be done now, in order; each task that changed is committed once."""
-        self._record_changes()
+        """What is to be done now, in order; slots are given out, and each task that changed is committed once."""
+        if self.pool.stale:
+            self._give_out_slots(now)
+        self.admission.record()
         self.ledger.flush(now)
         effects = self.effects[:]
         self.effects.clear()
         return effects
 
     def drain(self, now: Now) -> None:
-        """No new tasks; what runs goes on, what waits stays in the table for the next start."""
-        self.draining = True
+        """No new tasks; jobs that run go on, those that wait stay in the table; services serve to the very end."""
+        self.admission.draining = True
         self.jobs.drain(now)
 
     def stop_running(self, now: Now) -> None:
-        """The drain's time is up: what has a runner is stopped, with its grace."""
-        for live in list(self.jobs.live.values()):
-            if live.task.status.state is not State.PENDING:
+        """The drain's time is up: the jobs that have a runner are stopped, with their grace."""
+        for live in list(self.tasks.live.values()):
+            if live.task.spec.service is None and live.task.status.state is not State.PENDING:
                 self.jobs.stop(live.task.id, False, now)
 
     @property
+    def draining(self) -> bool:
+        return self.admission.draining
+
+    @property
     def idle(self) -> bool:
-        """Nothing runs and nothing waits for the disk."""
-        return not self.jobs.pool.runners and not self.ledger
+        """No job runs and nothing waits for the disk. What serves calls may be killed at any time."""
+        return not self.ledger and not any(runner.kind is Kind.JOB for runner in self.pool.runners.values())
 
-    # -- tasks -------------------------------------------------------------------------------------------------------
-
-    def _add_task(self, origin: Origin, command: AddTask, now: Now) -> None:
-        refusal = self._refusal(command)
-        if refusal is not None:
-            self.effects.append(Answer(origin, refusal))
-            return
-        task = Task(command.task_id, command.token, command.spec, now.wall_us)
-        note = Note(now.wall_us, "accepted", task.status.state)
-        self._inserting[task.id] = command
-        self._count_open(task.token, 1)
-        change = InsertTask(task, note, command.stdin_name, command.idempotency)
-        self.ledger.write(change, ((origin, Done(task_id=task.id)),))
-
-    def _refusal(self, command: AddTask) -> Refused | None:
-        spec, key = command.spec, command.idempotency
-        if self.draining:
-            return Refused("draining", "this worker takes no new tasks: it is draining; ask another, or this one later")
-        if spec.url is None and spec.digest not in self.modules:
-            return Refused(
-                "module_unknown", f"no module {spec.digest} is here; POST /modules it first", "module.digest"
-            )
-        if key is not None and any(
-            other.idempotency is not None and other.token == command.token and other.idempotency.key == key.key
-            for other in self._inserting.values()
-        ):
-            return Refused("idempotency_in_progress", "a request with this Idempotency-Key is being handled; ask again")
-        waiting = len(self._inserting) + self.jobs.waiting
-        if waiting >= self.settings.max_queued:
-            return Refused("queue_full", f"{waiting} tasks wait, at most {self.settings.max_queued} may (max_queued)")
-        opened = self._open.get(command.token, 0)
-        if opened >= self.settings.max_open_per_token:
-            most = self.settings.max_open_per_token
-            return Refused("queue_full", f"this token has {opened} open tasks, at most {most} may be open")
-        return None
-
-    def _inserted(self, settled: Settled, change: InsertTask, now: Now) -> None:
-        del self._inserting[change.task.id]
-        match settled.result:
-            case Applied():
-                self._answer(settled.answers)
-                self.jobs.admit(change.task, now)
-            case Replay(task_id, same_body):
-                mismatch = Refused("idempotency_mismatch", "this Idempotency-Key came with another body before")
-                self._not_inserted(settled, change, Done(created=False, task_id=task_id) if same_body else mismatch)
-            case WriteFailed(code, detail):
-                self._not_inserted(settled, change, Refused(code, detail))
-            case _:
-                assert_never(settled.result)
-        for origin, command in self._deferred.pop(change.task.id, ()):
-            self.command(origin, command, now)
-
-    def _not_inserted(self, settled: Settled, change: InsertTask, reply: Reply) -> None:
-        self._count_open(change.task.token, -1)
-        self._answer(tuple((origin, reply) for origin, _ in settled.answers))
-
-    def _stop_task(self, origin: Origin, command: StopTask, now: Now) -> None:
-        """Answered when the order, or the end that came before it, is on disk; at once where it is there already."""
-        ordered = command.task_id in self.jobs.live
-        self.jobs.stop(command.task_id, command.force, now)
-        self._record_changes()
-        reply = Done(created=ordered, task_id=command.task_id)
-        if not self.ledger.attach(command.task_id, ((origin, reply),)):
-            self.effects.append(Answer(origin, reply))
-
-    def _watch(self, origin: Origin, command: WatchTask) -> None:
-        self._record_changes()
-        if command.task_id not in self.jobs.live and not self.ledger.holds_end_of(command.task_id):
-            self.effects.append(Answer(origin, Done(task_id=command.task_id)))
-            return
-        timer = Timer("watch", self._next_watch)
-        self._next_watch += 1
-        self._watchers.setdefault(command.task_id, set()).add(timer)
-        self._watch_origins[timer] = (command.task_id, origin)
-        self.timers.set(timer, command.until_us)
-
-    def _end_watch(self, timer: Timer) -> tuple[str, Origin]:
-        task_id, origin = self._watch_origins.pop(timer)
-        self.timers.cancel(timer)
-        watchers = self._watchers[task_id]
-        watchers.discard(timer)
-        if not watchers:
-            del self._watchers[task_id]
-        return task_id, origin
-
-    def _end_is_on_disk(self, task: Task) -> None:
-        self._count_open(task.token, -1)
-        for timer in sorted(self._watchers.get(task.id, ())):
-            _, origin = self._end_watch(timer)
-            self.effects.append(Answer(origin, Done(task_id=task.id)))
-
-    # -- modules -----------------------------------------------------------------------------------------------------
-
-    def _delete_module(self, origin: Origin, command: DeleteModule) -> None:
-        digest = command.digest
-        if digest not in self.modules:
-            self.effects.append(Answer(origin, Refused("module_unknown", f"no module {digest} is here")))
-        elif (
-            self.jobs.uses(digest)
-            or digest in self._fetched
-            or any(other.spec.digest == digest for other in self._inserting.values())
-        ):
-            in_use = Refused("module_in_use", f"tasks that haven't ended use {digest}; stop them first")
-            self.effects.append(Answer(origin, in_use))
-        else:
-            self.modules.discard(digest)  # at once, so that no task is added to it while the row goes
-            self._dropping[digest] = []
-            self.ledger.write(DropModule(digest), ((origin, Done()),))
-
-    def _insert_module(self, change: InsertModule, answers: Answers) -> None:
-        waiting = self._dropping.get(change.module.digest)
-        if waiting is None:
-            self.ledger.write(change, answers)
-        else:
-            waiting.append((change, answers))
-
-    def _module_inserted(self, settled: Settled, change: InsertModule) -> None:
-        if isinstance(settled.result, Applied):
-            if change.module.digest not in self._dropping:  # else its row goes in a commit that is after this one
-                self.modules.add(change.module.digest)
-            reply: Reply = Done(created=settled.result.created)
-        else:
-            reply = self._write_refused(settled.result)
-        self._answer(tuple((origin, reply) for origin, _ in settled.answers))
-
-    def _module_dropped(self, settled: Settled, change: DropModule) -> None:
-        if isinstance(settled.result, Applied):
-            self.effects.append(RemoveModule(change.digest))
-            self._answer(settled.answers)
-        else:
-            self.modules.add(change.digest)
-            reply = self._write_refused(settled.result)
-            self._answer(tuple((origin, reply) for origin, _ in settled.answers))
-        for insertion, answers in self._dropping.pop(change.digest):
-            self.ledger.write(insertion, answers)
-
-    def module_fetched(self, module: Module, blob_name: str, task: Task, event: ModuleFetched | None) -> None:
-        """A task's module came by its URL: it goes into the table, and then the task goes on, if it can (`event`)."""
-        if event is not None:
-            self._fetched.setdefault(module.digest, []).append((task.id, event))
-        self._insert_module(InsertModule(module, blob_name, task.token), ())
-
-    def _go_on_with(self, digest: str, result: Result, now: Now) -> None:
-        if digest in self._dropping:  # the row that was inserted goes again; another insertion waits for that
-            return
-        for task_id, event in self._fetched.pop(digest, ()):
-            if isinstance(result, WriteFailed):
-                self.jobs.refused(task_id, Reason.FETCH_FAILED, result.detail, now)
-            else:
-                self.jobs.fetched(task_id, event, now)
-
-    # -- within ------------------------------------------------------------------------------------------------------
-
-    def _record_changes(self) -> None:
-        """What changed is the ledger's to write from here on."""
-        for live in self.jobs.take_changed():
-            self.ledger.update(live.task, tuple(live.notes), live.spec_changed)
-            live.notes, live.spec_changed = [], False
-
-    @staticmethod
-    def _write_refused(result: Result) -> Refused:
-        assert isinstance(result, WriteFailed)
-        return Refused(result.code, result.detail)
-
-    def _answer(self, answers: tuple[tuple[Origin, Reply], ...]) -> None:
-        self.effects.extend(Answer(origin, reply) for origin, reply in answers)
-
-    def _count_open(self, token: str, by: int) -> None:
-        opened = self._open.get(token, 0) + by
-        if opened:
-            self._open[token] = opened
-        else:
-            self._open.pop(token, None)
+    def _give_out_slots(self, now: Now) -> None:
+        self.pool.stale = False
+        self.jobs.dispatch(0, now)  # what a warm runner takes needs no slot
+        plan = self.services.dispatch(self.jobs.room(), now)
+        self.jobs.give_up(plan.close_idle_jobs, now)
+        self.jobs.dispatch(plan.jobs, now)

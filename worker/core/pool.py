@@ -7,7 +7,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
 
-from worker.core.task import Isolation, Task
+from worker.core.task import Isolation, Kind, Task
+from worker.core.verdict import Report
 
 
 class RunnerState(Enum):
@@ -15,13 +16,17 @@ class RunnerState(Enum):
 
     STARTING = "starting"  # asked for, not yet sealed
     BUSY = "busy"  # has a job
+    SERVING = "serving"  # a service's: takes calls, without a word to us
     IDLE = "idle"  # warm, waiting for a job of its key
     ENDING = "ending"  # closed or killed: its exit is awaited
 
 
 @dataclass(slots=True)
 class Runner:
-    """One forked process. `key` is what a warm runner's jobs share, None for a runner of one job."""
+    """One forked process. `key` is what a warm runner's jobs share, None for a runner of one job, and for a service's.
+
+    `memory_bytes` is its share of the node's memory. A service's runner has no job; its task is the service.
+    """
 
     id: int
     slot: int
@@ -29,13 +34,20 @@ class Runner:
     state: RunnerState
     task_id: str | None
     job_id: int
+    kind: Kind = Kind.JOB
+    memory_bytes: int = 0
     pid: int = 0
     uid: int = 0
     layers: tuple[str, ...] = ()
     load_us: int | None = None
     jobs_done: int = 0
     rested: int = 0  # when it became idle, counted in rests of the pool
-    # Why we sent SIGKILL: "init", "deadline", "stop", "linger" (its job was over), "protocol"; None if we did not.
+    # A service's: since when it serves (monotonic), why it can't, and whether it said that it ends.
+    ready_at_us: int | None = None
+    report: Report | None = None
+    bye: bool = False
+    # Why we sent SIGKILL: "init", "handover" (it could not be told its next job), "deadline", "stop", "linger" (its job
+    # was over), "protocol", "stuck" (it took no call while calls waited); None if we did not.
     killed_because: str | None = None
     protocol_error: str | None = None
 
@@ -49,15 +61,21 @@ def instance_key(task: Task) -> Hashable | None:
 
 
 class Pool:
-    """The node's runner slots.
+    """The node's runner slots, and its memory for runners.
 
     Args:
         slots: how many runners may live at once.
+        memory_bytes: how much all of them may have together.
+        overhead_bytes: what a runner has beside its guest's memory.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, memory_bytes: int = 2**62, overhead_bytes: int = 0) -> None:
         self.slots = slots
+        self.memory_bytes = memory_bytes
+        self.overhead_bytes = overhead_bytes
+        self.free_memory_bytes = memory_bytes
         self.runners: dict[int, Runner] = {}
+        self.stale = False  # slots or claims to them have changed: they are to be given out anew
         # Longest unused first, so that a uid rests as long as it can before its next tenant.
         self._free: deque[int] = deque(range(slots))
         self._idle: dict[Hashable, list[int]] = {}
@@ -69,16 +87,37 @@ class Pool:
         return len(self._free)
 
     @property
-    def ending(self) -> bool:
-        """Whether some slot is about to come free."""
-        return any(runner.state is RunnerState.ENDING for runner in self.runners.values())
+    def most_per_runner(self) -> int:
+        """The most memory (bytes) that a guest can ever be given here."""
+        return self.memory_bytes - self.overhead_bytes
 
-    def start(self, key: Hashable | None, task_id: str, job_id: int) -> Runner | None:
-        """A new runner in a free slot, None without one."""
-        if not self._free:
+    @property
+    def ending(self) -> int:
+        """How many slots are about to come free."""
+        return sum(runner.state is RunnerState.ENDING for runner in self.runners.values())
+
+    @property
+    def idle(self) -> int:
+        """How many runners wait for a job."""
+        return sum(len(idle) for idle in self._idle.values())
+
+    def share(self, task: Task) -> int:
+        """The memory (bytes) that a runner of the task takes of the node's."""
+        return task.spec.limits.memory_bytes + self.overhead_bytes
+
+    def fits(self, memory_bytes: int) -> bool:
+        return bool(self._free) and memory_bytes <= self.free_memory_bytes
+
+    def start(
+        self, key: Hashable | None, task_id: str, job_id: int, memory_bytes: int = 0, kind: Kind = Kind.JOB
+    ) -> Runner | None:
+        """A new runner in a free slot, None without one, or without the memory for it."""
+        if not self.fits(memory_bytes):
             return None
-        runner = Runner(self._next_id, self._free.popleft(), key, RunnerState.STARTING, task_id, job_id)
+        slot = self._free.popleft()
+        runner = Runner(self._next_id, slot, key, RunnerState.STARTING, task_id, job_id, kind, memory_bytes)
         self._next_id += 1
+        self.free_memory_bytes -= memory_bytes
         self.runners[runner.id] = runner
         return runner
 
@@ -95,6 +134,7 @@ class Pool:
 
     def rest(self, runner: Runner) -> None:
         """The runner's job is over and it waits for another."""
+        self.stale = True
         runner.state, runner.task_id, runner.job_id = RunnerState.IDLE, None, 0
         self._rests += 1
         runner.rested = self._rests
@@ -117,6 +157,8 @@ class Pool:
         if runner.state is RunnerState.IDLE:
             self._forget_idle(runner)
         self._free.append(runner.slot)
+        self.free_memory_bytes += runner.memory_bytes
+        self.stale = True
         return runner
 
     def _forget_idle(self, runner: Runner) -> None:

@@ -2,6 +2,7 @@
 
     given a job --init--> started --deadline, and grace once it is to stop--> over --> closed --linger--> (exited)
                                                                           `--> resting --idle--> closed
+    made for a service --init--> serving (its calls are watched, see `traffic`) --> leaving --linger--> (exited)
 
 A runner whose timer comes is killed (one that rests is closed), and a killed one needs no timer: SIGKILL can't fail.
 """
@@ -9,8 +10,8 @@ A runner whose timer comes is killed (one that rests is closed), and a killed on
 from __future__ import annotations
 
 from worker.core.clock import Now
-from worker.core.effects import CloseRunner, Effect, GiveJob, InterruptJob, KillRunner, StartRunner
-from worker.core.pool import Pool, Runner
+from worker.core.effects import CloseRunner, Effect, GiveJob, InterruptJob, KillRunner, StartRunner, StartServer
+from worker.core.pool import Pool, Runner, RunnerState
 from worker.core.task import Task
 from worker.core.timers import Timer, Timers
 
@@ -51,6 +52,21 @@ class Runners:
         self._pool.rest(runner)
         self._watch(runner, "idle", due_us)
 
+    def serve(self, runner: Runner, task: Task, due_us: int) -> None:
+        """Fork it for the service; it is to be ready by `due_us`."""
+        self._effects.append(StartServer(runner.id, runner.slot, task))
+        self._watch(runner, "init", due_us)
+
+    def serving(self, runner: Runner, now: Now) -> None:
+        """It is ready and takes calls."""
+        runner.state, runner.ready_at_us = RunnerState.SERVING, now.monotonic_us
+        self._calm(runner)
+
+    def leave(self, runner: Runner, now: Now) -> None:
+        """It has said that it ends, and is to do so soon."""
+        self._pool.end(runner)
+        self._watch(runner, "linger", now.monotonic_us + LINGER_US)
+
     def close(self, runner: Runner, now: Now) -> None:
         """It gets no more jobs and ends by itself, soon."""
         self._pool.end(runner)
@@ -64,6 +80,12 @@ class Runners:
             self._pool.end(runner)
             self._effects.append(KillRunner(runner.id))
             self._calm(runner)
+
+    def misbehaved(self, runner: Runner, detail: str) -> None:
+        """It broke its protocol, and dies; one that was killed already did not."""
+        if runner.killed_because is None:
+            runner.protocol_error = detail
+            self.kill(runner, "protocol")
 
     def gone(self, runner_id: int) -> Runner:
         """Its process was reaped, or there never was one: the slot is free."""

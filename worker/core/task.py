@@ -89,8 +89,59 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Handler:
+    """How a call reaches the guest. `abi`: `wagi` (a WASI command that speaks CGI) or `export` (a function, by name).
+
+    `params` and `results` are the export's number types, known once the module is here. `auth`: `none` or `token`;
+    `on_disconnect`: `finish` or `cancel`; `retryable`: a call whose runner died may be given to another.
+    """
+
+    abi: str
+    export: str = ""
+    params: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
+    auth: str = "none"
+    expose_usage: bool = False
+    retryable: bool = False
+    on_disconnect: str = "finish"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How many runners a revision has, how long one may idle before it is given up, and how many calls may wait."""
+
+    min: int = 0
+    max: int = 4
+    idle_ms: int = 60_000
+    queue: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """How many calls one instance may answer (1: a fresh one each), and the memory (bytes) past which it is dropped."""
+
+    max_calls: int = 1
+    max_memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What makes a task a service: which function's revision it is, and how that is called and kept."""
+
+    function: str
+    revision: str
+    handler: Handler
+    default: bool = False  # becomes the function's default once it is running
+    scale: Scale = field(default_factory=Scale)
+    reuse: Reuse = field(default_factory=Reuse)
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """What a manager asked for, validated. `stdin_bytes` is the size of the blob `stdin/<task id>`, 0 without one."""
+    """What a manager asked for, validated. `stdin_bytes` is the size of the blob `stdin/<task id>`, 0 without one.
+
+    `service` is there for Kind.SERVICE alone; `queue_ms` is then how long a call may wait.
+    """
 
     kind: Kind
     name: str
@@ -109,6 +160,7 @@ class TaskSpec:
     labels: tuple[tuple[str, str], ...] = ()
     retry_max: int = 0
     priority: int = 0
+    service: Service | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,15 @@ def read_params(params_json: bytes, types: Sequence[str]) -> tuple[Value, ...]:
     Raises:
         BadParam: too many, too few, or one that its type can't hold.
     """
-    params = _parse(params_json)
+    return type_params(_parse(params_json), types)
+
+
+def type_params(params: Sequence[object], types: Sequence[str]) -> tuple[Value, ...]:
+    """Type what a JSON array held, by an export's parameter types.
+
+    Raises:
+        BadParam: too many, too few, or one that its type can't hold.
+    """
     if len(params) != len(types):
         raise BadParam(
             None, f"the export takes {len(types)} parameters ({', '.join(types) or 'none'}), not {len(params)}"

@@ -131,6 +131,8 @@ def _reason_of_death(exit_: Exit, context: Context) -> tuple[Reason, str]:
         return Reason.OOM_KERNEL, "the kernel killed the runner for its memory"
     if context.killed_because == "init":
         return Reason.INIT_FAILED, "the runner did not start in time (init_ms) and was killed"
+    if context.killed_because == "handover":
+        return Reason.INIT_FAILED, "the job could not be handed to its warm runner, which was killed"
     if exit_.signal is not None:
         return Reason.CRASHED, f"the runner died by {exit_.signal}"
     return Reason.CRASHED, f"the runner ended with status {exit_.code} and no word of how its job went"
@@ -144,6 +146,7 @@ def _killed_over_time(exit_: Exit, context: Context) -> str | None:
     ran_us = context.ran_us or 0
     if exit_.signal == "SIGALRM" and ran_us >= context.wall_ms * 1000:
         return f"{limit}; killed by its alarm"
-    if exit_.signal == "SIGXCPU":
+    # Its limit is above its wall time: with less than that used, somebody else sent the signal.
+    if exit_.signal == "SIGXCPU" and exit_.cpu_us >= context.wall_ms * 1000:
         return "used up its CPU time outside the reach of its epoch"
     return None
