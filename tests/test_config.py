@@ -101,6 +101,10 @@ A_SIZE = "a size, in bytes or like 64KiB, from 1 KiB to 1 GiB"
         (["--bind", "0.0.0.0:80"], "a loopback address, unless there is a --token-file"),
         (["--default-fuel", "9223372036854775807", "--max-fuel", "4"], "at most --max-fuel"),
         (["--deregistration-delay-s", "31.0"], "at most --drain-s, of which it is a part"),
+        (
+            ["--max-memory-bytes", "268435456", "--max-runners-memory-bytes", "256MiB"],
+            "8 MiB below --max-runners-memory-bytes, which all runners share",
+        ),
         (["--file-dir", "here"], "absolute paths"),
         (["--worker-name", "a b"], "1 to 253 visible ASCII characters"),
         (["--config", "/nowhere"], "a file that can be read (No such file or directory)"),

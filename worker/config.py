@@ -54,6 +54,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def _memory() -> int:
+    """Three quarters of the machine's; not below what lets a few small runners live."""
+    return max(GiB, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 * 3)
+
+
 def _hostname() -> str:
     return re.sub(r"[^!-~]", "-", socket.gethostname())[:253] or "worker"
 
@@ -65,7 +70,7 @@ class Config:
     # Where
     bind: str = _option("127.0.0.1:8470", "address to serve on, HOST:PORT; port 0 takes a free one", restart=True)
     calls_bind: str | None = _option(
-        None, "one more address, for function calls alone (a later version's)", restart=True
+        None, "one more address, HOST:PORT, that serves function calls and health alone", restart=True
     )
     data_dir: str = _option("", "directory of the task table, blobs and sockets; made with mode 0700", restart=True)
     user: str = _option("nobody", "whom everything but launcher and runners runs as; only as root", restart=True)
@@ -83,6 +88,9 @@ class Config:
     # How much at once
     api_workers: int = _option(2, "processes that parse HTTP", low=1, high=64)
     max_runners: int = _option(lambda: 4 * _cores(), "runners at once", low=1, high=4096)
+    max_runners_memory_bytes: int = _option(
+        _memory, "the memory limits of all runners at once, together", unit="bytes", low=64 * MiB, high=2**60
+    )
     max_compilers: int = _option(1, "compilers at once", low=1, high=64)
     max_queued: int = _option(10_000, "tasks that may wait for a runner", low=0, high=10_000_000)
     max_open_tasks_per_token: int = _option(10_000, "unfinished tasks of one token", low=1, high=10_000_000)
@@ -110,10 +118,17 @@ class Config:
     max_wall_ms: int = _option(30_000, "run time, likewise", unit="ms", low=1, high=86_400_000)
     max_output_bytes: int = _option(64 * MiB, "stdout and stderr each, likewise", unit="bytes", low=0, high=16 * GiB)
 
+    # Runners of functions
+    recycle_calls: int = _option(100_000, "calls after which a function's runner is replaced", low=1, high=2**32 - 1)
+    recycle_cpu_s: int = _option(3_600, "CPU time, likewise", unit="s", low=1, high=10**9)
+
     # Times
     init_ms: int = _option(5_000, "time for a runner to start", unit="ms", low=10, high=600_000)
     stop_grace_ms: int = _option(
         1_000, "from interrupt to SIGKILL when a task is stopped", unit="ms", low=0, high=600_000
+    )
+    service_drain_s: float = _option(
+        10.0, "for calls that wait or run when a service is stopped", unit="s", low=0, high=86_400
     )
     heartbeat_timeout_ms: int = _option(2_000, "silence of a process that is death", unit="ms", low=1_000, high=600_000)
     start_timeout_ms: int = _option(
@@ -138,6 +153,9 @@ class Config:
     # How
     durability: str = _option("full", "what a 201 survives: power loss, or a crash", choices=("full", "normal"))
     allow_unsealed: bool = _option(False, "start even without seccomp and no_new_privs")
+    cgroup: str | None = _option(
+        None, "delegated cgroup v2 directory, for a cgroup with limits around all runners", restart=True
+    )
     runner_uid_first: int = _option(60_000, "first uid of the runners' range; only as root", low=1_000, high=2**31)
     log_format: str = _option("console", "lines for people, or JSON", choices=("console", "json"))
     log_level: str = _option("info", "what is logged", choices=("debug", "info", "warning", "error"))
@@ -278,6 +296,8 @@ def _default(option: Option) -> str:
     factory = option.default_factory
     if factory is _hostname:
         return "default the host's name"
+    if factory is _memory:
+        return "default three quarters of the machine's, 1 GiB at least"
     if callable(factory):
         return "default 4 per core"
     if option.default in (None, "", ()):

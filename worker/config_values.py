@@ -25,6 +25,10 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 # sockaddr_un holds 108 bytes with the final NUL (unix(7)).
 _MAX_SOCKET_PATH_BYTES = 107
 COMMANDS_SOCKET = "run/commands.sock"
+# What a runner takes of the node's memory beside its guest's.
+RUNNER_OVERHEAD_BYTES = 8 * 1024 * 1024
+CALLS_DIRECTORY = "run/calls"  # a listening socket for each service, named by its task's id
+TABLE_NAME = "table.sqlite"
 Option = Field[Any]
 
 
@@ -173,6 +177,9 @@ def _check_figures(config: Config, refuse: _Refuser) -> None:
     for name in ("fuel", "memory_bytes", "wall_ms", "output_bytes"):
         if getattr(config, f"default_{name}") > getattr(config, f"max_{name}"):
             raise refuse(f"default_{name}", f"at most --max-{name.replace('_', '-')}")
+    if config.max_memory_bytes > config.max_runners_memory_bytes - RUNNER_OVERHEAD_BYTES:
+        overhead = show(RUNNER_OVERHEAD_BYTES, "bytes")
+        raise refuse("max_memory_bytes", f"{overhead} below --max-runners-memory-bytes, which all runners share")
     if config.deregistration_delay_s > config.drain_s:
         raise refuse("deregistration_delay_s", "at most --drain-s, of which it is a part")
     if not re.fullmatch(r"[!-~]{1,253}", config.worker_name):

@@ -100,6 +100,21 @@ def test_what_is_fed_is_told(stats: Stats, clock: Clock) -> None:
     )
 
 
+def test_what_is_told_of_calls_stands_beside_the_rest(stats: Stats) -> None:
+    document = orjson.loads(stats.document(IDLE, {"calls": {"calls": 3}, "functions": {"f": {"runners": 1}}}))
+    assert ({"calls": 3}, {"f": {"runners": 1}}, 2) == (
+        document["calls"],
+        document["functions"],
+        document["tasks"]["pending"],
+    )
+    assert "calls" not in read(stats)
+
+
+def test_version_and_uptime_are_to_be_had_alone(stats: Stats, clock: Clock) -> None:
+    clock.now_s += 2.5
+    assert (2.5, read(stats)["versions"]["worker"]) == (stats.uptime_s, stats.version)
+
+
 def test_the_node_is_described(stats: Stats, tmp_path: Path) -> None:
     node = read(stats)["node"]
     disk = os.statvfs(tmp_path)

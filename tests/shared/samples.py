@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from worker.core.changes import InsertTask, Note
-from worker.core.task import Kind, State, Status, Task, TaskSpec
+from dataclasses import replace
+
+from worker.core.changes import InsertTask, Note, UpdateTask
+from worker.core.task import Handler, Kind, Service, State, Status, Task, TaskSpec
 
 
 def task_id(number: int) -> str:
@@ -19,9 +21,25 @@ def make_task(number: int = 1, **fields: object) -> Task:
     return Task(id=task_id(number), spec=TaskSpec(**spec), **{**defaults, **own})
 
 
+def make_service(number: int = 1, function: str = "f", revision: str = "r1", **fields: object) -> Task:
+    """A task that is `function`'s `revision`."""
+    service = Service(function, revision, Handler("wagi"))
+    return make_task(number, **{"kind": Kind.SERVICE, "service": service, **fields})
+
+
 def note(state: State = State.PENDING, at_us: int = 1, event: str = "accepted") -> Note:
     return Note(at_us, event, state)
 
 
 def insert(number: int = 1, **fields: object) -> InsertTask:
     return InsertTask(make_task(number, **fields), note())
+
+
+def deploy(number: int = 1, function: str = "f", revision: str = "r1", **fields: object) -> InsertTask:
+    return InsertTask(make_service(number, function, revision, **fields), note())
+
+
+def update(task: Task, state: State, **status: object) -> UpdateTask:
+    """The task is in `state` now."""
+    changed = replace(task, status=Status(state=state, **status))
+    return UpdateTask(changed, (note(state, 2, "changed"),))

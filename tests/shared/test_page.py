@@ -41,6 +41,16 @@ def test_a_reader_sees_what_the_writer_has_set(fd: int) -> None:
     os.close(readable)
 
 
+def test_how_full_the_worker_is_stands_there_too(fd: int) -> None:
+    writer, reader = PageWriter(fd), PageReader(fd)
+    assert (0, 0, 0, 0) == (reader.runners_total, reader.runners_free, reader.queued_tasks, reader.waiting_calls)
+    writer.set_load(8, 3, 20, 5)
+    assert (8, 3, 20, 5) == (reader.runners_total, reader.runners_free, reader.queued_tasks, reader.waiting_calls)
+    assert (0, 0, False, False, 0) == _figures(reader)
+    reader.close()
+    writer.close()
+
+
 def test_figures_outlive_their_writer(fd: int) -> None:
     first = PageWriter(fd)
     first.set_route_generation(9)

@@ -8,12 +8,16 @@ from hypothesis import strategies as st
 from worker.core.module import Extern, Module
 from worker.core.task import (
     Entry,
+    Handler,
     Isolation,
     Kind,
     Limits,
     Mount,
     Reason,
+    Reuse,
     RunnerInfo,
+    Scale,
+    Service,
     State,
     Status,
     TaskSpec,
@@ -36,6 +40,26 @@ _PAIRS = st.lists(st.tuples(_TEXT, _TEXT), max_size=4).map(tuple)
 _VALUES = st.lists(st.tuples(_TEXT, st.integers(0, 2**64 - 1)), max_size=4).map(tuple)
 
 _ENTRIES = st.builds(Entry, export=_TEXT, params=st.none() | _VALUES, params_json=st.binary(max_size=20))
+_HANDLERS = st.builds(
+    Handler,
+    abi=_TEXT,
+    export=_TEXT,
+    params=st.lists(_TEXT, max_size=3).map(tuple),
+    results=st.lists(_TEXT, max_size=3).map(tuple),
+    auth=_TEXT,
+    expose_usage=st.booleans(),
+    retryable=st.booleans(),
+    on_disconnect=_TEXT,
+)
+_SERVICES = st.builds(
+    Service,
+    function=_TEXT,
+    revision=_TEXT,
+    handler=_HANDLERS,
+    default=st.booleans(),
+    scale=st.builds(Scale, min=_U63, max=_U63, idle_ms=_U63, queue=_U63),
+    reuse=st.builds(Reuse, max_calls=_U63, max_memory_bytes=_U63),
+)
 _SPECS = st.builds(
     TaskSpec,
     kind=st.sampled_from(Kind),
@@ -55,6 +79,7 @@ _SPECS = st.builds(
     labels=_PAIRS,
     retry_max=_U63,
     priority=_U63,
+    service=st.none() | _SERVICES,
 )
 _USAGES = st.builds(
     Usage,
@@ -103,6 +128,9 @@ def test_an_interface_survives_its_blob() -> None:
 def test_figures_are_written_even_where_they_are_the_default() -> None:
     """A later default must not change what an old task was allowed."""
     blob = pack_spec(TaskSpec(Kind.JOB, "n", None))
+    blob += pack_spec(TaskSpec(Kind.SERVICE, "n", None, service=Service("f", "r", Handler("wagi"))))
+    for name in (b"min", b"max", b"idle_ms", b"queue", b"max_calls", b"max_memory_bytes", b"auth", b"on_disconnect"):
+        assert name in blob
     for name in (b"fuel", b"memory_bytes", b"wall_ms", b"output_bytes", b"retry_max", b"priority"):
         assert name in blob
 

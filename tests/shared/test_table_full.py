@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.shared.samples import insert, make_task, note, task_id
-from worker.core.changes import Applied, InsertTask, UpdateTask, WriteFailed
+from tests.shared.samples import deploy, insert, make_service, make_task, note, task_id, update
+from worker.core.changes import Applied, InsertTask, SetDefault, SetTrouble, UpdateTask, WriteFailed
 from worker.core.task import State, Status
 from worker.shared.blobs import Blobs
 from worker.shared.reserve import Reserve
+from worker.shared.routes import FunctionRow
 from worker.shared.table import TableReader, TableWriter
 
 RESERVE_BYTES = 1024 * 1024
@@ -81,6 +82,17 @@ def test_a_full_disk_refuses_the_new_ends_the_running_and_recovers(
     filler.unlink()
     assert [Applied()] == writer.apply([insert(refused)])
     assert {State.PENDING: 1, State.FAILED: before} == {s: n for s, n in reader.counts().items() if n}
+
+
+@pytest.mark.root
+def test_a_full_disk_keeps_no_service_from_its_end(small: Path, writer: TableWriter, reader: TableReader) -> None:
+    task = make_service(1)
+    assert [Applied()] * 3 == writer.apply([deploy(1), update(task, State.RUNNING), SetDefault("f", "r1", 1)])
+    _fill(small)
+    assert "storage_full" == _insert_until_refused(writer, 2)[1].code
+    end = [SetTrouble(task.id, "it died"), SetDefault("f", None, 2), update(task, State.COMPLETED)]
+    assert [Applied()] * 3 == writer.apply(end)
+    assert ([FunctionRow("f", None, 2)], []) == reader.routes()
 
 
 @pytest.mark.root

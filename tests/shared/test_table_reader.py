@@ -12,7 +12,7 @@ import pytest
 from tests.shared.samples import insert, make_task, note, task_id
 from worker.core.changes import Applied, InsertModule, UpdateTask
 from worker.core.module import Module
-from worker.core.task import Kind, State, Status
+from worker.core.task import Handler, Kind, Service, State, Status
 from worker.errors import BadCursor, TableError
 from worker.shared.table import Event, TableReader, TableWriter, TaskFilter
 
@@ -54,7 +54,11 @@ def test_pages_have_no_gap_and_no_repeat_while_tasks_are_added(writer: TableWrit
 
 def _mixed() -> list[dict]:
     return [
-        {"kind": Kind.SERVICE if number % 5 == 0 else Kind.JOB, "name": f"f{number % 2}"}
+        (
+            {"kind": Kind.SERVICE, "service": Service(f"f{number % 2}", f"r{number}", Handler("wagi"))}
+            if number % 5 == 0
+            else {"kind": Kind.JOB, "name": f"f{number % 2}"}
+        )
         | {"labels": (("team", "a" if number % 3 else "b"), ("n", str(number)))}
         | {"status": Status(state=list(State)[number % 5])}
         for number in range(30)
@@ -86,7 +90,7 @@ def test_every_filter_finds_what_a_plain_loop_finds(
         for task in reversed(tasks)
         if ("state" not in wanted or task.status.state == wanted["state"])
         and ("kind" not in wanted or task.spec.kind == wanted["kind"])
-        and ("function" not in wanted or (task.spec.kind == Kind.SERVICE and task.spec.name == wanted["function"]))
+        and ("function" not in wanted or (task.spec.service and task.spec.service.function == wanted["function"]))
         and ("label" not in wanted or wanted["label"] in task.spec.labels)
     ]
     assert expected == _all_pages(reader, limit, **wanted)

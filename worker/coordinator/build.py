@@ -10,26 +10,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner import settings
-from worker import capabilities
+from worker import capabilities, cgroup
 from worker.config import Config
+from worker.config_values import CALLS_DIRECTORY, RUNNER_OVERHEAD_BYTES, TABLE_NAME
 from worker.coordinator.artifact_store import ArtifactStore
 from worker.coordinator.artifacts import ArtifactEvents, Artifacts
 from worker.coordinator.background import Background
+from worker.coordinator.call_figures import Figures
+from worker.coordinator.call_records import CallRecords
+from worker.coordinator.calls import Calls
 from worker.coordinator.commit import CommitThread
 from worker.coordinator.compile import Compilation
 from worker.coordinator.fetches import Fetches
+from worker.coordinator.listeners import Listeners
 from worker.coordinator.loop import ChannelAnswers, Loop, clock
 from worker.coordinator.mac import load_or_create_key
+from worker.coordinator.metrics import Metrics
 from worker.coordinator.perform import Hands
 from worker.coordinator.poller import Poller
+from worker.coordinator.reports import Reports
 from worker.coordinator.runners import Runners, RunnerSettings
 from worker.coordinator.seal_probe import SealProbe
-from worker.coordinator.stats import Load, RunningTask, Stats
+from worker.coordinator.servers import Servers
+from worker.coordinator.serving import Recycling
+from worker.coordinator.stats import Stats
 from worker.coordinator.zygote import Zygote
 from worker.coordinator.zygote_program import ZygoteProgram
 from worker.core.jobs import JobSettings
 from worker.core.node import Node, NodeSettings
-from worker.core.task import FINAL, State, Task
+from worker.core.services import ServiceSettings
+from worker.core.task import Task
 from worker.heartbeat import Heartbeat
 from worker.shared.blobs import Blobs
 from worker.shared.channel import Server
@@ -38,7 +48,6 @@ from worker.shared.table import TableReader, TableWriter
 
 # Longer than a short job takes, shorter than anybody looks.
 LAZY_COMMIT_US = 20_000
-TABLE_NAME = "table.sqlite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +65,15 @@ def node_settings(config: Config) -> NodeSettings:
     jobs = JobSettings(
         slots=config.max_runners, init_us=config.init_ms * 1000, stop_grace_us=config.stop_grace_ms * 1000
     )
+    services = ServiceSettings(init_us=config.init_ms * 1000, drain_us=round(config.service_drain_s * 1_000_000))
     return NodeSettings(
         jobs,
+        services,
         max_queued=config.max_queued,
         max_open_per_token=config.max_open_tasks_per_token,
         lazy_commit_us=LAZY_COMMIT_US,
+        runners_memory_bytes=config.max_runners_memory_bytes,
+        runner_overhead_bytes=RUNNER_OVERHEAD_BYTES,
     )
 
 
@@ -77,7 +90,7 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
         blobs.create()
         writer = TableWriter(data_dir / TABLE_NAME, config.durability)
         reader = TableReader(data_dir / TABLE_NAME)
-        live, digests = reader.live(), reader.digests()
+        live, digests, functions = reader.live(), reader.digests(), reader.routes()[0]
         blobs.sweep_temporary()
         blobs.sweep_orphans(frozenset(digests), frozenset(task.id for task in live))
         store = ArtifactStore(data_dir / "artifacts", load_or_create_key(data_dir / "mac.key"))
@@ -88,8 +101,9 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
         node = Node(node_settings(config))
         runner_uids = config.runner_uid_first if can_change_uid() else 0
         compiler_uid = runner_uids + config.max_runners if runner_uids else 0
-        # One compiler uid for all: a compiler has nothing that another could want, and they never meet.
-        program = ZygoteProgram(config, data_dir, compiler_uid + 1 if compiler_uid else 0)
+        # One uid for all compilers, and one for all fetchers: none has what another could want, and they never meet.
+        fetcher_uid = compiler_uid + 1 if compiler_uid else 0
+        program = ZygoteProgram(config, data_dir, fetcher_uid + 1 if fetcher_uid else 0)
         zygote = Zygote(
             poller,
             program.start,
@@ -102,41 +116,37 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
         background = Background(poller)
         stack.callback(background.close)
         runners = Runners(
-            RunnerSettings(runner_uids, node.settings.jobs.max_jobs_per_runner), poller, zygote, blobs, node.jobs, clock
+            RunnerSettings(runner_uids, node.settings.jobs.max_jobs_per_runner), poller, zygote, blobs, node, clock
         )
         events = ArtifactEvents(
-            ready=lambda digest: node.jobs.artifact_ready(digest, clock()),
-            failed=lambda digest, detail: node.jobs.artifact_failed(digest, detail, clock()),
-            evicted=node.jobs.artifact_evicted,
+            ready=lambda digest: node.artifact_ready(digest, clock()),
+            failed=lambda digest, detail: node.artifact_failed(digest, detail, clock()),
+            evicted=node.artifact_evicted,
         )
         artifacts = Artifacts(
             store,
             background,
             settings.fingerprint(),
             blobs.module_path,
-            lambda then: Compilation(poller, zygote, compiler_uid, then),
+            lambda then: Compilation(poller, zygote, compiler_uid, config.compile_memory_bytes, then),
             events,
             cache_bytes=config.artifact_cache_bytes,
             at_once=config.max_compilers,
             wall_us=config.compile_wall_s * 1_000_000,
         )
         stack.callback(artifacts.close)
-        fetches = Fetches(config, poller, blobs, node, clock)
+        fetches = Fetches(config, poller, blobs, node, clock, fetcher_uid)
         stack.callback(fetches.close)
         server = Server(socket.socket(fileno=os.dup(inherited.commands)))
         stack.callback(server.close)
-        trial = SealProbe(poller, data_dir / "run" / "empty", runner_uids)
+        trial = SealProbe(poller, data_dir / "run" / "empty", runner_uids, cgroup.runners_path(config.cgroup))
         stack.callback(trial.close)
         stats = Stats(config.worker_name, config.data_dir, lambda: trial.findings)
-        hands = Hands(
-            ChannelAnswers(server),
-            commits,
-            artifacts,
-            fetches,
-            runners,
-            lambda: stats.document(load_of(node, reader)),
-        )
-        node.restore(live, digests, clock(), begun_of(live, blobs))
+        calls = stack.enter_context(build_calls(config, data_dir, poller, node, runners, blobs))
+        reports = Reports(node, reader, calls.figures, stats, zygote, lambda: trial.findings)
+        metrics = Metrics(reports.reading, background)
+        hands = Hands(ChannelAnswers(server), commits, artifacts, fetches, runners, calls, reports, metrics)
+        node.restore(live, digests, clock(), begun_of(live, blobs), functions)
         page = PageWriter(inherited.page)
         page.set_event_seq(writer.event_seq)
         yield Loop(
@@ -148,29 +158,33 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
             zygote=zygote,
             artifacts=artifacts,
             fetches=fetches,
+            figures=calls.figures,
             page=page,
             heartbeat=Heartbeat(inherited.beat),
             drain_us=round(config.drain_s * 1_000_000),
         )
 
 
+@contextmanager
+def build_calls(
+    config: Config, data_dir: Path, poller: Poller, node: Node, runners: Runners, blobs: Blobs
+) -> Iterator[Calls]:
+    """What the coordinator has to do with calls. No listener outlives it: who connects later is told that none is."""
+    with ExitStack() as stack:
+        listeners = Listeners(
+            data_dir / CALLS_DIRECTORY, poller, lambda task_id: node.services.call_waits(task_id, clock())
+        )
+        stack.callback(listeners.close_all)
+        records = CallRecords(config.max_runners)
+        stack.callback(records.close)
+        recycling = Recycling(config.recycle_calls, config.recycle_cpu_s)
+        servers = Servers(runners, listeners, records, blobs, recycling)
+        yield Calls(node, listeners, servers, Figures(lambda task_id: task_id in node.tasks.live), clock)
+
+
 def begun_of(live: list[Task], blobs: Blobs) -> frozenset[str]:
     """Tasks in their first attempt that have output files: these are made right before the fork, and for it alone."""
     return frozenset(task.id for task in live if task.status.attempts == 1 and blobs.output_paths(task.id)[0].exists())
-
-
-def load_of(node: Node, reader: TableReader) -> Load:
-    """What the statistics say of the tasks: ends from the table, the rest as the core has it now."""
-    jobs = node.jobs
-    counts = {state.value: number for state, number in reader.counts().items() if state in FINAL}
-    counts |= {state.value: 0 for state in State if state not in FINAL}
-    running = []
-    for live in jobs.live.values():
-        counts[live.task.status.state.value] += 1
-        runner = live.task.status.runner
-        if runner is not None and runner.pid:
-            running.append(RunningTask(live.task.id, runner.pid, live.task.spec.limits.memory_bytes))
-    return Load(counts, len(jobs.queue), jobs.pool.slots, jobs.pool.free, tuple(running))
 
 
 def can_change_uid() -> bool:

@@ -61,6 +61,11 @@ class CommitThread:
         """Of the newest event that is on disk: at least that of everything that `results` has given."""
         return self._writer.event_seq
 
+    @property
+    def route_changes(self) -> int:
+        """How often routes that are on disk have changed: counts at least all that `results` has given."""
+        return self._writer.route_changes
+
     def submit(self, changes: Sequence[Change], token: Hashable) -> None:
         """Have `changes` written, in order. `results` gives `token` back with each of them."""
         with self._condition:

@@ -25,6 +25,7 @@ from worker.coordinator.zygote import Failure, Zygote
 from worker.core.verdict import Exit
 
 COMPILE_JOB_ID = 1
+MIB = 1 << 20
 # How often a fork is tried again because the zygote died over it.
 FORK_ATTEMPTS = 10
 
@@ -43,11 +44,15 @@ class Compilation:
     """A compiler process and what it said.
 
     Args:
+        memory_bytes: what a compiler may have; the zygote holds it to that, here it is only told.
         then: called once, when the process is gone.
     """
 
-    def __init__(self, poller: Poller, zygote: Zygote, uid: int, then: Callable[[Compiled], None]) -> None:
+    def __init__(
+        self, poller: Poller, zygote: Zygote, uid: int, memory_bytes: int, then: Callable[[Compiled], None]
+    ) -> None:
         self._then = then
+        self._memory_bytes = memory_bytes
         self._outcome: Outcome | None = None
         self._broken: str | None = None
         self._killed: str | None = None
@@ -103,12 +108,8 @@ class Compilation:
         elif self._broken is not None:
             self._fail(f"the compiler broke its protocol: {self._broken}")
         elif outcome is None or exit_.signal is not None:
-            how = f"died by {exit_.signal}" if exit_.signal else f"ended with status {exit_.code}"
-            if exit_.signal == "SIGXCPU":
-                how = "used more CPU time than compile_wall_s allows"
             # Its limits end it by other signals: SIGKILL is the machine's memory that ran out, or somebody's hand.
-            at_limit = exit_.signal != "SIGKILL"
-            self._fail(f"the compiler {how}{', most likely at one of its limits' * at_limit}", deterministic=at_limit)
+            self._fail(self._death(exit_), deterministic=exit_.signal != "SIGKILL")
         elif outcome.reason != "exit":
             self._fail(outcome.detail or outcome.reason, deterministic=outcome.reason == "compile_failed")
         elif os.fstat(self._artifact).st_size == 0:
@@ -117,6 +118,23 @@ class Compilation:
             self._then(Compiled(artifact_fd=self._artifact))
 
     # -- within ------------------------------------------------------------------------------------------------------
+
+    def _death(self, exit_: Exit) -> str:
+        """How a compiler died that had not said how it went.
+
+        The engine aborts where an allocation fails, and writes a message, which the seal ends with SIGSYS: most often
+        that is memory, and the figures let one see it.
+        """
+        if exit_.signal == "SIGXCPU":
+            return "the compiler used more CPU time than compile_wall_s allows"
+        how = f"died by {exit_.signal}" if exit_.signal else f"ended with status {exit_.code}"
+        if exit_.signal == "SIGKILL":
+            return f"the compiler {how}"
+        held, allowed = exit_.peak_rss_bytes // MIB, self._memory_bytes // MIB
+        return (
+            f"the compiler {how}, most likely for want of memory: it held {held:,} MiB "
+            f"and asked for more, {allowed:,} MiB are allowed (compile_memory_bytes)"
+        )
 
     def _fork_failed(self, module: Path, failure: Failure) -> None:
         self._attempts -= 1

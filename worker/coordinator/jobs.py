@@ -23,13 +23,17 @@ def to_load(task: Task, jobs: int) -> Load:
     return Load(limits.memory_bytes, min(cpu_s, 2**31), flags)
 
 
+def preopens_of(task: Task) -> tuple[tuple[bytes, bytes, bool], ...]:
+    """The task's mounts: (path in the runner's root, path for the guest, read-only)."""
+    return tuple(
+        (MOUNT_POINT % index, mount.guest.encode(), mount.mode == "ro") for index, mount in enumerate(task.spec.mounts)
+    )
+
+
 def to_job(task: Task, job_id: int) -> Job:
     """JOB for one run of this task."""
     spec = task.spec
     entry = spec.entry
-    preopens = tuple(
-        (MOUNT_POINT % index, mount.guest.encode(), mount.mode == "ro") for index, mount in enumerate(spec.mounts)
-    )
     return Job(
         job_id,
         entry=ENTRY_COMMAND if entry is None else ENTRY_EXPORT,
@@ -42,7 +46,7 @@ def to_job(task: Task, job_id: int) -> Job:
         params=tuple((VALUE_KINDS[name], bits) for name, bits in (entry.params or () if entry else ())),
         args=(spec.name.encode(), *(arg.encode() for arg in spec.args)) if entry is None else (),
         env=tuple(f"{name}={value}".encode() for name, value in spec.env),
-        preopens=preopens,
+        preopens=preopens_of(task),
     )
 
 

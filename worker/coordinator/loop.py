@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from worker.coordinator.artifacts import Artifacts
+from worker.coordinator.call_figures import Figures
 from worker.coordinator.commit import CommitThread
 from worker.coordinator.fetches import Fetches
 from worker.coordinator.perform import Hands
@@ -39,6 +40,10 @@ class ChannelAnswers:
         connection, request_id = origin
         self._server.send(connection, request_id, reply)
 
+    def asker(self, origin: Any) -> Connection:
+        connection: Connection = origin[0]
+        return connection
+
 
 class Loop:
     """Everything that the coordinator listens to, in one epoll.
@@ -58,6 +63,7 @@ class Loop:
         zygote: Zygote,
         artifacts: Artifacts,
         fetches: Fetches,
+        figures: Figures,
         page: PageWriter,
         heartbeat: Heartbeat,
         drain_us: int,
@@ -70,6 +76,7 @@ class Loop:
         self._zygote = zygote
         self._artifacts = artifacts
         self._fetches = fetches
+        self._figures = figures
         self._page = page
         self._heartbeat = heartbeat
         self._drain_us = drain_us
@@ -79,6 +86,9 @@ class Loop:
         self._connections: set[Connection] = set()
         self._next_beat_us = 0
         self._ready = False
+        self._told_load: tuple[int, int, int] | None = None
+        # Whoever was here before may have died between a commit and its announcement.
+        self._route_changes = -1
         self._signals, self._signals_in = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
     def run(self) -> None:
@@ -90,6 +100,7 @@ class Loop:
         self._poller.add(self._server.fileno(), self._on_commands, READ)
         self._poller.add(self._commits.fileno(), self._on_commits, READ)
         self._zygote.ensure()
+        self._on_commits(0)
         self._settle()
         while not self._done():
             self._poller.poll(self._timeout_s())
@@ -102,6 +113,15 @@ class Loop:
         while effects := self._node.take_effects(clock()):
             self._hands.perform(effects)
         self._artifacts.trim()
+        self._tell_load()
+
+    def _tell_load(self) -> None:
+        """How full we are, for `/readyz`. Calls that wait are counted with each beat: there may be many services."""
+        node = self._node
+        load = (node.pool.slots, node.pool.free, len(node.jobs.queue))
+        if load != self._told_load:
+            self._told_load = load
+            self._page.set_load(*load, node.services.waiting_calls)
 
     def _timeout_s(self) -> float:
         due_us = self._next_beat_us
@@ -122,6 +142,8 @@ class Loop:
         self._zygote.check_heartbeat(now_us)
         self._artifacts.kill_overdue(now_us)
         self._fetches.kill_overdue()
+        self._figures.forget_ended()
+        self._told_load = None
         self._on_commands(0)  # a listener that had no descriptor left for a connection is listened to again
         self._forget_closed()
         if not self._ready and self._zygote.ready:
@@ -136,7 +158,11 @@ class Loop:
 
     def _on_commits(self, _: int) -> None:
         results = self._commits.results()
-        self._page.set_event_seq(self._commits.event_seq)  # before any reply that it announces
+        # Both before any reply that they announce.
+        self._page.set_event_seq(self._commits.event_seq)
+        if self._commits.route_changes != self._route_changes:
+            self._route_changes = self._commits.route_changes
+            self._page.set_route_generation(self._page.route_generation + 1)
         now = clock()
         for ticket, result in results:
             assert isinstance(ticket, int)

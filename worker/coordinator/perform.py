@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Protocol
 
 from worker.coordinator.artifacts import Artifacts
+from worker.coordinator.calls import Calls
 from worker.coordinator.commit import CommitThread
 from worker.coordinator.fetches import Fetches
+from worker.coordinator.metrics import Metrics
+from worker.coordinator.reports import Reports
 from worker.coordinator.runners import Runners
 from worker.core.commands import Done, Reply
 from worker.core.effects import (
     Answer,
+    AnswerFunctions,
+    AnswerMetrics,
     AnswerStats,
     CancelArtifact,
     CancelFetch,
+    CloseListener,
     CloseRunner,
     Commit,
+    CountCalls,
     Effect,
     GiveJob,
     InterruptJob,
     KillRunner,
+    OpenListener,
     PrepareArtifact,
     RemoveModule,
+    RetireServer,
+    SampleCalls,
+    ShutListener,
     StartFetch,
     StartRunner,
+    StartServer,
+    WatchCalls,
 )
 
 
@@ -32,6 +45,9 @@ class Answers(Protocol):
     """Who carries a reply to the API worker that asked."""
 
     def send(self, origin: Any, reply: Reply) -> None: ...
+
+    def asker(self, origin: Any) -> Hashable:
+        """Who it is, whatever it asks."""
 
 
 class Hands:
@@ -44,14 +60,18 @@ class Hands:
         artifacts: Artifacts,
         fetches: Fetches,
         runners: Runners,
-        stats: Callable[[], bytes],
+        calls: Calls,
+        reports: Reports,
+        metrics: Metrics,
     ) -> None:
         self._answers = answers
         self._commits = commits
         self._artifacts = artifacts
         self._fetches = fetches
         self._runners = runners
-        self._stats = stats
+        self._calls = calls
+        self._reports = reports
+        self._metrics = metrics
         self._table: dict[type[Effect], Callable[[Any], None]] = {
             Commit: self._commit,
             Answer: self._answer,
@@ -66,6 +86,16 @@ class Hands:
             KillRunner: lambda effect: self._runners.kill(effect.runner_id),
             CloseRunner: lambda effect: self._runners.close(effect.runner_id),
             RemoveModule: lambda effect: self._artifacts.forget(effect.digest),
+            AnswerFunctions: self._answer_functions,
+            AnswerMetrics: self._answer_metrics,
+            CountCalls: lambda effect: self._calls.figures.add(effect.figures),
+            OpenListener: lambda effect: self._calls.open(effect.task),
+            ShutListener: lambda effect: self._calls.listeners.shut(effect.task_id),
+            CloseListener: lambda effect: self._calls.close(effect.task_id),
+            WatchCalls: lambda effect: self._calls.listeners.watch(effect.task_id),
+            SampleCalls: lambda effect: self._calls.sample(effect.task_ids),
+            StartServer: self._start_server,
+            RetireServer: lambda effect: self._calls.listeners.retire(effect.task_id),
         }
 
     def perform(self, effects: Iterable[Effect]) -> None:
@@ -80,8 +110,21 @@ class Hands:
         self._answers.send(effect.origin, effect.reply)
 
     def _answer_stats(self, effect: AnswerStats) -> None:
-        self._answers.send(effect.origin, Done(body=self._stats()))
+        self._answers.send(effect.origin, Done(body=self._reports.stats()))
+
+    def _answer_functions(self, effect: AnswerFunctions) -> None:
+        self._answers.send(effect.origin, Done(body=self._reports.functions(effect.functions)))
+
+    def _answer_metrics(self, effect: AnswerMetrics) -> None:
+        def answer(body: bytes, more: bool) -> None:
+            self._answers.send(effect.origin, Done(created=more, body=body))
+
+        self._metrics.part(self._answers.asker(effect.origin), effect.part, answer)
 
     def _start_runner(self, effect: StartRunner) -> None:
         artifact_fd = self._artifacts.fd(effect.task.spec.digest or "")
         self._runners.start(effect.runner_id, effect.slot, effect.task, effect.job_id, artifact_fd)
+
+    def _start_server(self, effect: StartServer) -> None:
+        artifact_fd = self._artifacts.fd(effect.task.spec.digest or "")
+        self._calls.servers.start(effect.runner_id, effect.slot, effect.task, artifact_fd)

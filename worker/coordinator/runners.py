@@ -17,7 +17,7 @@ from worker.coordinator.jobs import to_job, to_load, to_report
 from worker.coordinator.poller import Poller
 from worker.coordinator.zygote import Failure, Zygote
 from worker.core.clock import Now
-from worker.core.jobs import Jobs
+from worker.core.node import Node
 from worker.core.task import Isolation, Reason, Task
 from worker.core.verdict import Exit
 from worker.shared.blobs import Blobs
@@ -43,32 +43,57 @@ class RunnerSettings:
     max_jobs_per_runner: int
 
 
+@dataclass(slots=True)
+class Birth:
+    """What it takes to make one runner, however often it is tried.
+
+    Args:
+        tell: queues the first messages, which take along the descriptors that are held for it.
+        gone: called when there is no process any more, or will be none: how many calls it says to have answered.
+    """
+
+    runner_id: int
+    slot: int
+    task: Task
+    profile: int
+    tell: Callable[[Child, tuple[int, ...]], None]
+    gone: Callable[[], int] = lambda: 0
+    fds: tuple[int, ...] = ()
+    attempts: int = FORK_ATTEMPTS
+
+    def let_go(self) -> None:
+        """It is born, or will not be: nothing is held for it any more."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = ()
+
+
 class RunnerListener:
     """What one runner does, told to the core in its terms."""
 
-    def __init__(self, runner_id: int, jobs: Jobs, clock: Callable[[], Now], zygote: Zygote) -> None:
-        self._id = runner_id
-        self._jobs = jobs
+    def __init__(self, birth: Birth, node: Node, clock: Callable[[], Now]) -> None:
+        self._id = birth.runner_id
+        self._gone = birth.gone
+        self._node = node
         self._clock = clock
-        self._zygote = zygote
 
     def frame(self, frame: Frame) -> None:
         if frame.kind == READY:
             ready = decode_ready(frame.payload)
-            self._jobs.runner_ready(self._id, ready.uid, layer_names(ready.layers), ready.load_us)
+            self._node.runner_ready(self._id, ready.uid, layer_names(ready.layers), ready.load_us, self._clock())
         elif frame.kind == STARTED:
-            self._jobs.job_started(self._id, decode_started(frame.payload), self._clock())
+            self._node.job_started(self._id, decode_started(frame.payload), self._clock())
         elif frame.kind == OUTCOME:
             outcome = decode_outcome(frame.payload)
-            self._jobs.job_reported(self._id, outcome.job_id, to_report(outcome), self._clock())
+            self._node.job_reported(self._id, outcome.job_id, to_report(outcome), self._clock())
         elif frame.kind == BYE:
-            self._jobs.runner_said_bye(self._id)
+            self._node.runner_said_bye(self._id, self._clock())
 
     def broke_protocol(self, detail: str) -> None:
-        self._jobs.misbehaved(self._id, detail)
+        self._node.misbehaved(self._id, detail)
 
     def exited(self, exit_: Exit) -> None:
-        self._jobs.exited(self._id, exit_, self._clock())
+        self._node.exited(self._id, exit_, self._clock(), self._gone())
 
 
 class Runners:
@@ -80,14 +105,14 @@ class Runners:
         poller: Poller,
         zygote: Zygote,
         blobs: Blobs,
-        jobs: Jobs,
+        node: Node,
         clock: Callable[[], Now],
     ) -> None:
         self._settings = settings
         self._poller = poller
         self._zygote = zygote
         self._blobs = blobs
-        self._jobs = jobs
+        self._node = node
         self._clock = clock
         self._children: dict[int, Child] = {}
 
@@ -100,23 +125,36 @@ class Runners:
 
     def start(self, runner_id: int, slot: int, task: Task, job_id: int, artifact_fd: int) -> None:
         """Fork a runner for the task: its seal, its artifact and its first job are queued before it is born."""
+        warm = task.spec.isolation is Isolation.INSTANCE
+        load = encode_load(to_load(task, self._settings.max_jobs_per_runner if warm else 1))
+
+        def tell(child: Child, fds: tuple[int, ...]) -> None:
+            child.tell(load, list(fds))
+            self._tell_job(child, task, job_id)
+
+        profile = PROFILE_FILES if task.spec.mounts else PROFILE_RUNNER
+        self.bear(Birth(runner_id, slot, task, profile, tell), lambda: (artifact_fd,))
+
+    def bear(self, birth: Birth, fds: Callable[[], tuple[int, ...]]) -> None:
+        """Fork a runner. `fds` gives the descriptors that `tell` needs, ours or another's, or raises OSError."""
         try:
-            # Ours until it is born: by another try the cache may have closed its own.
-            artifact_fd = os.dup(artifact_fd)
+            # Ours until it is born: by another try the cache, or whoever has them, may have closed its own.
+            for fd in fds():
+                birth.fds += (os.dup(fd),)
         except OSError as error:
-            self._jobs.spawn_failed(runner_id, _no_channel(error), self._clock())
+            self._fail(birth, Failure(_no_channel(error)))
             return
-        self._start(runner_id, slot, task, job_id, artifact_fd, FORK_ATTEMPTS)
+        self._start(birth)
 
     def give(self, runner_id: int, task: Task, job_id: int) -> None:
-        """Give a warm runner its next job. One that can't be told is dead, and its exit says so."""
+        """Give a warm runner its next job. One that can't be told is dead, or soon is: the job never began there."""
         child = self._children.get(runner_id)
         if child is None:
             return
         try:
             self._tell_job(child, task, job_id)
-        except OSError as error:
-            self._jobs.misbehaved(runner_id, f"the job could not be handed over: {error.strerror or error}")
+        except OSError:
+            self._node.not_given(runner_id)
 
     def interrupt(self, runner_id: int) -> None:
         child = self._children.get(runner_id)
@@ -136,47 +174,49 @@ class Runners:
 
     # -- within ------------------------------------------------------------------------------------------------------
 
-    def _start(self, runner_id: int, slot: int, task: Task, job_id: int, artifact_fd: int, attempts: int) -> None:
-        """One try; `artifact_fd` is closed when it was the last one."""
-        listener = RunnerListener(runner_id, self._jobs, self._clock, self._zygote)
+    def _start(self, birth: Birth) -> None:
+        """One try."""
+        runner_id = birth.runner_id
         try:
+            listener = RunnerListener(birth, self._node, self._clock)
             child = Child(self._poller, listener, lambda _: self._forget(runner_id))
         except OSError as error:
-            os.close(artifact_fd)
-            self._jobs.spawn_failed(runner_id, _no_channel(error), self._clock())
+            self._fail(birth, Failure(_no_channel(error)))
             return
         self._children[runner_id] = child
-        uid = self._settings.uid_first + slot if self._settings.uid_first else 0
-        spec = task.spec
-        warm = spec.isolation is Isolation.INSTANCE
-        mounts = tuple((mount.volume.encode(), mount.path.encode(), mount.mode == "ro") for mount in spec.mounts)
-        spawn = Spawn(0, PROFILE_FILES if mounts else PROFILE_RUNNER, uid, uid, mounts)
 
         def born(pid: int) -> None:
-            os.close(artifact_fd)
-            self._jobs.spawned(runner_id, pid)
+            birth.let_go()
+            self._node.spawned(runner_id, pid)
 
         def failed(failure: Failure) -> None:
             begun = failure.zygote_died and child.started_unseen()
             child.close()
             del self._children[runner_id]
-            if failure.zygote_died and not begun and attempts > 1:
-                self._start(runner_id, slot, task, job_id, artifact_fd, attempts - 1)
-                return
-            os.close(artifact_fd)
-            reason = Reason.LOST if begun else Reason.INIT_FAILED
-            self._jobs.spawn_failed(runner_id, failure.detail, self._clock(), reason)
+            birth.attempts -= 1
+            if failure.zygote_died and not begun and birth.attempts:
+                self._start(birth)
+            else:
+                self._fail(birth, failure, Reason.LOST if begun else Reason.INIT_FAILED)
 
         try:
-            child.tell(
-                encode_load(to_load(task, self._settings.max_jobs_per_runner if warm else 1)),
-                [artifact_fd],
-            )
-            self._tell_job(child, task, job_id)
+            birth.tell(child, birth.fds)
         except OSError as error:
             failed(Failure(_no_channel(error)))
             return
-        self._zygote.spawn(child, spawn, born, failed)
+        self._zygote.spawn(child, self._spawn_of(birth), born, failed)
+
+    def _spawn_of(self, birth: Birth) -> Spawn:
+        uid = self._settings.uid_first + birth.slot if self._settings.uid_first else 0
+        mounts = birth.task.spec.mounts
+        bound = tuple((mount.volume.encode(), mount.path.encode(), mount.mode == "ro") for mount in mounts)
+        return Spawn(0, birth.profile, uid, uid, bound)
+
+    def _fail(self, birth: Birth, failure: Failure, reason: Reason = Reason.INIT_FAILED) -> None:
+        """It was the last try: there is no process."""
+        birth.let_go()
+        birth.gone()
+        self._node.spawn_failed(birth.runner_id, failure.detail, self._clock(), reason)
 
     def _forget(self, runner_id: int) -> None:
         self._children.pop(runner_id, None)

@@ -22,16 +22,18 @@ class SealProbe:
     Args:
         root: an empty directory.
         runner_uid: a uid of the runners' range, 0 where none can be taken.
+        cgroup: the runners' cgroup, "" without one.
     """
 
-    def __init__(self, poller: Poller, root: Path, runner_uid: int) -> None:
+    def __init__(self, poller: Poller, root: Path, runner_uid: int, cgroup: str = "") -> None:
+        self._optional = probe.OPTIONAL if not cgroup else frozenset()
         self.findings: Mapping[str, Finding] = {}
         self._poller = poller
         self._said = b""
         self._answer, theirs = os.pipe2(os.O_CLOEXEC)
         try:
             program = spawn.Program(
-                tuple(probe.command(root, runner_uid, answer_fd=_ANSWER_FD)),
+                tuple(probe.command(root, runner_uid, cgroup, answer_fd=_ANSWER_FD)),
                 fds={"answer": theirs},
                 name_fds=False,
                 capabilities=capabilities.permitted_for_zygote(),
@@ -73,7 +75,9 @@ class SealProbe:
         except ProbeError as error:
             _log.error("the seal's layers could not be probed: %s (%s)", error, how)
             return
-        missing = [name for name, finding in self.findings.items() if not finding.ok and name not in probe.OPTIONAL]
+        if probe.level(self.findings) == probe.UNSEALED:
+            _log.critical("UNSEALED: only --allow-unsealed lets this worker run tasks here")
+        missing = [name for name, finding in self.findings.items() if not finding.ok and name not in self._optional]
         if missing:
             _log.warning("the seal is reduced: %s missing; `galago-worker doctor` explains", ", ".join(missing))
 

@@ -96,8 +96,17 @@ class Stats:
         self._sampled_s = -sample_s - 1
         self._node: dict[str, Any] = {}
 
-    def document(self, load: Load) -> bytes:
-        """The body of `GET /stats`."""
+    @property
+    def version(self) -> str:
+        """The worker's."""
+        return self._versions["worker"]
+
+    @property
+    def uptime_s(self) -> float:
+        return round(self._clock() - self._started_s, 3)
+
+    def document(self, load: Load, functions: Mapping[str, Any] | None = None) -> bytes:
+        """The body of `GET /stats`. `functions`: what is told of calls, each under a name of its own."""
         now_s = self._clock()
         if now_s - self._sampled_s >= self._sample_s:
             self._sampled_s = now_s
@@ -107,10 +116,11 @@ class Stats:
         memory = {**self._node["memory"], "allocated_bytes": allocated_bytes}
         document = {
             "node": {**self._node, "memory": memory},
-            "uptime_s": round(now_s - self._started_s, 3),
+            "uptime_s": self.uptime_s,
             "tasks": {**load.by_state},
             "queue": {"length": load.queue_length},
             "runners": {"total": load.slots, "free": load.slots_free},
+            **(functions or {}),
             "running": [usage for task in load.running if (usage := self._processes.usage(task)) is not None],
             "versions": self._versions,
             "seal": self._read_seal(),

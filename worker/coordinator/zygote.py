@@ -16,11 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import ProtocolError
-from runner.protocol.spawn import BEAT, SPAWNED, Spawn, decode_spawned, encode_spawn
+from runner.probe import HOW_TO_GET
+from runner.protocol.spawn import BEAT, EXIT_WITHOUT, SPAWNED, Spawn, decode_spawned, encode_spawn
 from worker.coordinator.child import Child
 from worker.coordinator.poller import READ, Poller
+from worker.errors import Unsealed, ZygoteFailed
 
 MESSAGE_BYTES = 8 * 1024
+# So many starts in a row that never got ready, and there is no use in another.
+FAILURE_LIMIT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ class Zygote:
         self._next_request = 1
         self._process: Process | None = None
         self._last_beat_us = 0
+        self._failed_starts = 0
         self.ready = False
         self.restarts = -1
 
@@ -135,6 +140,7 @@ class Zygote:
                 return  # EOF: the pidfd tells the rest
             self._last_beat_us = time.monotonic_ns() // 1000
             self.ready = True
+            self._failed_starts = 0
             if message[0] == SPAWNED:
                 self._on_spawned(message, fds)
             elif message[0] != BEAT:
@@ -155,15 +161,40 @@ class Zygote:
 
     def _on_death(self, _: int) -> None:
         assert self._process is not None
-        pid, _status = os.waitpid(self._process.pid, os.WNOHANG)
+        pid, status = os.waitpid(self._process.pid, os.WNOHANG)
         if pid == 0:
             return
         self._on_message(0)  # what it answered before it died is still true
+        was_ready = self.ready
         self._drop()
         self._reap_unknown()
+        if not was_ready:
+            self._count_failure(os.waitstatus_to_exitcode(status))
         for request_id in list(self._requests):
             self._fail(request_id, Failure("the zygote died before it answered", zygote_died=True))
         self.ensure()
+
+    def _count_failure(self, status: int) -> None:
+        """Judge a start that came to nothing: `status` is its exit code, or minus the signal.
+
+        One that was killed tells nothing of the next: by us, for its silence, or for want of memory.
+
+        Raises:
+            Unsealed: another start would end as this one did.
+            ZygoteFailed: so have all others.
+        """
+        for layer, code in EXIT_WITHOUT.items():
+            if status == code:
+                raise Unsealed(
+                    f"no task runs without the layer {layer} of the seal, and it can't be had here; "
+                    f"to get it: {HOW_TO_GET[layer]}. `galago-worker doctor` tells about all layers; "
+                    "--allow-unsealed starts the worker without"
+                )
+        if status == -signal.SIGKILL:
+            return
+        self._failed_starts += 1
+        if self._failed_starts >= FAILURE_LIMIT:
+            raise ZygoteFailed(self._failed_starts, status)
 
     def _drop(self) -> None:
         assert self._process is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import runner
 from runner.engine import find_library
-from worker import capabilities
+from worker import capabilities, cgroup
 from worker.config import Config
 from worker.coordinator.zygote import Process
 from worker.spawn import Program, spawn
@@ -25,7 +25,7 @@ class ZygoteProgram:
     """The zygote's command line, made once.
 
     Args:
-        first_free_uid: the first uid behind those of runners and compilers; 0 where uids can't be changed.
+        first_free_uid: the first uid behind those of runners, compilers and fetchers; 0 where uids can't be changed.
     """
 
     def __init__(self, config: Config, data_dir: Path, first_free_uid: int) -> None:
@@ -44,6 +44,8 @@ class ZygoteProgram:
         ]
         if first_free_uid:
             arguments.append(f"volume_uid={first_free_uid}")
+        if config.cgroup:
+            arguments.append(f"cgroup={cgroup.runners_path(config.cgroup)}")
         if config.allow_unsealed:
             arguments.append("allow_unsealed=1")
         self._argv = (sys.executable, *_LEAN, "-c", _BOOT.format(root=packages), *arguments)

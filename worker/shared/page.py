@@ -9,6 +9,10 @@ u64[3]  event_seq               of the newest event that is on disk
 u64[4]  draining                1: takes no new work
 u64[5]  ready                   1: the coordinator takes commands
 u64[6]  coordinator_beat_us     CLOCK_MONOTONIC of its last turn
+u64[7]  runners_total           slots for runners
+u64[8]  runners_free            of them
+u64[9]  queued_tasks            that wait for a slot
+u64[10] waiting_calls           that wait for a runner, as seen last
 
 Each figure is stored by one aligned 8-byte store, so a reader never sees half of one; two figures may be of different
 moments. What a figure announces is in the table before it is bumped here.
@@ -26,6 +30,7 @@ PAGE_BYTES = 4096
 _MAGIC = int.from_bytes(b"galapage", "little")
 _VERSION = 1
 (_MAGIC_AT, _VERSION_AT, _ROUTE_GENERATION, _EVENT_SEQ, _DRAINING, _READY, _BEAT) = range(7)
+_RUNNERS_TOTAL, _RUNNERS_FREE, _QUEUED_TASKS, _WAITING_CALLS = range(7, 11)
 
 
 def create_page() -> int:
@@ -92,6 +97,22 @@ class PageReader:
     def coordinator_beat_us(self) -> int:
         return self._words[_BEAT]
 
+    @property
+    def runners_total(self) -> int:
+        return self._words[_RUNNERS_TOTAL]
+
+    @property
+    def runners_free(self) -> int:
+        return self._words[_RUNNERS_FREE]
+
+    @property
+    def queued_tasks(self) -> int:
+        return self._words[_QUEUED_TASKS]
+
+    @property
+    def waiting_calls(self) -> int:
+        return self._words[_WAITING_CALLS]
+
 
 class PageWriter(PageReader):
     """The page, for the coordinator. Figures outlive it: the next coordinator finds them."""
@@ -112,3 +133,10 @@ class PageWriter(PageReader):
 
     def beat(self, monotonic_us: int) -> None:
         self._words[_BEAT] = monotonic_us
+
+    def set_load(self, runners_total: int, runners_free: int, queued_tasks: int, waiting_calls: int) -> None:
+        """How full the worker is, for `/readyz`."""
+        self._words[_RUNNERS_TOTAL] = runners_total
+        self._words[_RUNNERS_FREE] = runners_free
+        self._words[_QUEUED_TASKS] = queued_tasks
+        self._words[_WAITING_CALLS] = waiting_calls

@@ -15,10 +15,22 @@ from typing import Any, get_args
 import msgspec
 
 from worker.core.module import Extern, Module
-from worker.core.task import Entry, Limits, RunnerInfo, Status, TaskSpec, Usage
+from worker.core.task import (
+    Entry,
+    Handler,
+    Limits,
+    Reuse,
+    RunnerInfo,
+    Scale,
+    Service,
+    Status,
+    TaskSpec,
+    Usage,
+)
 
-_Record = TaskSpec | Status | Entry | Limits | RunnerInfo | Usage | Extern
-_NESTED = ("entry", "limits", "usage", "runner")  # fields that hold a record of their own
+_Record = TaskSpec | Status | Entry | Limits | RunnerInfo | Usage | Extern | Service | Handler | Scale | Reuse
+# Fields that hold a record of their own.
+_NESTED = ("entry", "limits", "usage", "runner", "service", "handler", "scale", "reuse")
 _ALWAYS = object()  # equal to no value
 
 

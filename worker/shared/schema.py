@@ -8,6 +8,8 @@ idempotency  Idempotency-Keys by token, kept IDEMPOTENCY_US
 modules      one row a module, its imports and exports as a blob
 counters     tasks by state and kind     } kept in the same transaction as the rows that they count,
 tokens       open tasks and bytes        } so that neither needs a scan
+functions    one row a function that ever had a revision: its default, and the generation, which is never reset
+revisions    one row a service that isn't final: whether calls may go there, and what troubles it
 
 `PRAGMA user_version` is the schema's version; MIGRATIONS[n] leads from version n to n + 1. A blob may gain fields with
 defaults without a migration; a renamed or removed field needs one.
@@ -118,8 +120,25 @@ _TRIGGERS = (
     END""",
 )
 
+# Version 1 knew no services, so there are no rows to make.
+_FUNCTIONS = (
+    """CREATE TABLE functions (
+        name TEXT PRIMARY KEY,
+        default_revision TEXT,
+        generation INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID""",
+    """CREATE TABLE revisions (
+        function TEXT NOT NULL,
+        revision TEXT NOT NULL,
+        task_id TEXT NOT NULL UNIQUE,
+        routed INTEGER NOT NULL DEFAULT 0,
+        trouble TEXT,
+        PRIMARY KEY (function, revision)
+    ) WITHOUT ROWID""",
+)
+
 Migration = Sequence[str]
-MIGRATIONS: tuple[Migration, ...] = ((*filter(str.strip, _TABLES.split(";")), *_TRIGGERS),)
+MIGRATIONS: tuple[Migration, ...] = ((*filter(str.strip, _TABLES.split(";")), *_TRIGGERS), _FUNCTIONS)
 
 
 def open_for_writing(path: Path, durability: str, migrations: Sequence[Migration] = MIGRATIONS) -> sqlite3.Connection:

@@ -23,11 +23,15 @@ from worker.core.module import Module
 from worker.core.task import Kind, State, Task
 from worker.errors import BadCursor, TableError
 from worker.shared.records import unpack_interface, unpack_spec, unpack_status
+from worker.shared.routes import FunctionRow, Route
 from worker.shared.schema import IDEMPOTENCY_US, open_for_reading, translate
 
 _TASK_COLUMNS = "t.id, t.token, t.created_us, s.spec, t.status"
 _NOTE_COLUMNS = "e.at_us, e.event, e.state, e.reason, e.detail"
 _MODULE_COLUMNS = "digest, size_bytes, interface, created_us"
+_ROUTE_COLUMNS = "f.name, f.default_revision, f.generation, r.revision, r.task_id, r.routed, r.trouble, s.spec"
+_ROUTE_TABLES = """functions f LEFT JOIN revisions r ON r.function = f.name
+    LEFT JOIN tasks t ON t.id = r.task_id LEFT JOIN specs s ON s.serial = t.serial"""
 
 _Row = tuple[Any, ...]
 
@@ -157,6 +161,35 @@ class TableReader:
         page = [_module(row) for row in rows[:limit]]
         return page, (_cursor(page[-1].created_at_us, page[-1].digest) if len(rows) > limit and page else None)
 
+    def routes(self) -> tuple[list[FunctionRow], list[Route]]:
+        """All functions and all revisions, by name, as they were at one moment."""
+        return _routes(self._select(f"SELECT {_ROUTE_COLUMNS} FROM {_ROUTE_TABLES} ORDER BY f.name, r.revision"))
+
+    def function(self, name: str) -> tuple[FunctionRow, list[Route]] | None:
+        """One function with its revisions; None where there never was one."""
+        sql = f"SELECT {_ROUTE_COLUMNS} FROM {_ROUTE_TABLES} WHERE f.name = ? ORDER BY r.revision"
+        functions, routes = _routes(self._select(sql, name))
+        return (functions[0], routes) if functions else None
+
+    def functions(self, limit: int = 50, after: str | None = None) -> tuple[list[FunctionRow], list[Route], str | None]:
+        """One page of functions by name, all their revisions, and the cursor of the next page or None.
+
+        Raises:
+            BadCursor: `after` is none that a page gave.
+        """
+        behind = "" if after is None else _position(after)[1]
+        rows = self._select(
+            f"SELECT {_ROUTE_COLUMNS} FROM {_ROUTE_TABLES} "
+            "WHERE f.name IN (SELECT name FROM functions WHERE name > ? ORDER BY name LIMIT ?) "
+            "ORDER BY f.name, r.revision",
+            *(behind, limit + 1),
+        )
+        functions, routes = _routes(rows)
+        if len(functions) <= limit:
+            return functions, routes, None
+        page, beyond = functions[:limit], functions[limit].name
+        return page, [route for route in routes if route.function != beyond], _cursor(0, page[-1].name)
+
     def digests(self) -> list[str]:
         """Of all modules."""
         return [digest for (digest,) in self._select("SELECT digest FROM modules")]
@@ -240,6 +273,18 @@ def _position(cursor: str) -> tuple[int, str]:
 def _task(row: _Row) -> Task:
     task_id, token, created_us, spec, status = row
     return Task(task_id, token, unpack_spec(spec), created_us, unpack_status(status))
+
+
+def _routes(rows: list[_Row]) -> tuple[list[FunctionRow], list[Route]]:
+    """Rows of _ROUTE_COLUMNS, ordered by function."""
+    functions: dict[str, FunctionRow] = {}
+    routes = []
+    for name, default, generation, revision, task_id, routed, trouble, spec in rows:
+        if name not in functions:
+            functions[name] = FunctionRow(name, default, generation)
+        if spec is not None:
+            routes.append(Route(name, revision, task_id, bool(routed), trouble, unpack_spec(spec)))
+    return list(functions.values()), routes
 
 
 def _module(row: _Row) -> Module:

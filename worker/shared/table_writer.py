@@ -13,7 +13,6 @@ import errno
 import fcntl
 import os
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,18 +23,20 @@ from worker.core.changes import (
     DropModule,
     InsertModule,
     InsertTask,
-    Note,
     Replay,
     Result,
+    SetDefault,
+    SetTrouble,
     UpdateTask,
     WriteFailed,
 )
-from worker.core.task import FINAL, Kind, Task, TaskSpec
+from worker.core.task import FINAL, State, Task, TaskSpec
 from worker.errors import BadName, TableBusy, TableError
 from worker.shared.blobs import Blobs, sync_directory
 from worker.shared.records import pack_interface, pack_spec, pack_status
 from worker.shared.reserve import RESERVE_BYTES, Reserve
 from worker.shared.schema import IDEMPOTENCY_US, open_for_writing
+from worker.shared.table_batch import Batch
 
 # How stale a module's last use may be: retention counts in days, and a row rewritten for every task is not free.
 _USE_GRAIN_US = 60 * 1_000_000
@@ -50,8 +51,6 @@ _INSERT_TASK = """INSERT INTO tasks
     (id, created_us, state, kind, name, function, digest, token, finished_us, stored_bytes, status)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _INSERT_SPEC = "INSERT INTO specs (serial, spec) VALUES (?, ?)"
-_INSERT_LABEL = "INSERT INTO labels (key, value, created_us, id, serial) VALUES (?, ?, ?, ?, ?)"
-_INSERT_EVENT = "INSERT INTO events (seq, serial, at_us, event, state, reason, detail) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _FIND_TASK = "SELECT serial, state, stored_bytes FROM tasks WHERE id = ?"
 _UPDATE_TASK = "UPDATE tasks SET state = ?, finished_us = ?, stored_bytes = ?, status = ? WHERE serial = ?"
 _UPDATE_SPEC = "UPDATE specs SET spec = ? WHERE serial = ?"
@@ -68,48 +67,19 @@ _FIND_MODULE = "SELECT 1 FROM modules WHERE digest = ?"
 _INSERT_MODULE = """INSERT INTO modules (digest, size_bytes, created_us, last_used_us, token, interface)
     VALUES (?, ?, ?, ?, ?, ?)"""
 _DROP_MODULE = "DELETE FROM modules WHERE digest = ?"
-_COUNT = """INSERT INTO counters (state, kind, tasks) VALUES (?, ?, ?)
-    ON CONFLICT (state, kind) DO UPDATE SET tasks = tasks + excluded.tasks"""
-_CHARGE = """INSERT INTO tokens (token, open_tasks, stored_bytes) VALUES (?, ?, ?)
-    ON CONFLICT (token) DO UPDATE SET
-        open_tasks = open_tasks + excluded.open_tasks, stored_bytes = stored_bytes + excluded.stored_bytes"""
+_INSERT_FUNCTION = "INSERT OR IGNORE INTO functions (name) VALUES (?)"
+# The core lets no two live: one that stands in the way has ended, and the row that says so is on its way still.
+_INSERT_REVISION = "INSERT OR REPLACE INTO revisions (function, revision, task_id) VALUES (?, ?, ?)"
+_SET_ROUTED = "UPDATE revisions SET routed = ? WHERE task_id = ? AND routed <> ?"
+_DROP_REVISION = "DELETE FROM revisions WHERE task_id = ?"
+_SET_DEFAULT = """INSERT INTO functions (name, default_revision, generation) VALUES (?, ?, ?)
+    ON CONFLICT (name) DO UPDATE SET default_revision = excluded.default_revision, generation = excluded.generation"""
+_SET_TROUBLE = "UPDATE revisions SET trouble = ? WHERE task_id = ? AND trouble IS NOT ?"
+_FORGET_TROUBLES = "UPDATE revisions SET trouble = NULL WHERE trouble IS NOT NULL"
 
 
 class _Refused(Exception):
     """A change that can't be written, whatever the disk says: a bug of the caller, or a blob that is gone."""
-
-
-class _Batch:
-    """What one transaction has gathered: rows that go in together, and what to do with files around its COMMIT."""
-
-    def __init__(self, event_seq: int) -> None:
-        self.event_seq = event_seq
-        self.events: list[tuple[object, ...]] = []
-        self.labels: list[tuple[object, ...]] = []
-        self.directories: set[Path] = set()  # to be synced before the COMMIT
-        self.unwanted: set[Path] = set()  # to be unlinked after it
-        self._counts: Counter[tuple[str, str]] = Counter()
-        self._open: Counter[str] = Counter()
-        self._bytes: Counter[str] = Counter()
-
-    def note(self, serial: int, notes: Sequence[Note]) -> None:
-        for note in notes:
-            self.event_seq += 1
-            self.events.append((self.event_seq, serial, note.at_us, note.event, note.state, note.reason, note.detail))
-
-    def count(self, state: str, kind: str, tasks: int) -> None:
-        self._counts[state, kind] += tasks
-
-    def charge(self, token: str, open_tasks: int, stored_bytes: int) -> None:
-        self._open[token] += open_tasks
-        self._bytes[token] += stored_bytes
-
-    def write(self, connection: sqlite3.Connection) -> None:
-        connection.executemany(_INSERT_EVENT, self.events)
-        connection.executemany(_INSERT_LABEL, self.labels)
-        connection.executemany(_COUNT, [(*key, tasks) for key, tasks in self._counts.items() if tasks])
-        tokens = [(token, tasks, self._bytes[token]) for token, tasks in self._open.items()]
-        connection.executemany(_CHARGE, [row for row in tokens if row[1] or row[2]])
 
 
 class TableWriter:
@@ -137,6 +107,7 @@ class TableWriter:
     ) -> None:
         self.path = Path(path)
         self.event_seq = 0  # of the newest event that is on disk
+        self.route_changes = 0  # grows whenever routes that are on disk have changed
         self._full = durability == "full"
         self._fault = fault or _no_fault
         self._blobs = blobs or Blobs(self.path.parent)
@@ -150,6 +121,8 @@ class TableWriter:
         self._execute = self._connection.execute
         newest = self._execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
         self.event_seq = newest[0] if newest else 0
+        with suppress(sqlite3.Error):  # a full disk; who begins anew backs off from nothing
+            self._execute(_FORGET_TROUBLES)
         self._reserve = Reserve(self.path.with_name(self.path.name + ".reserve"), reserve_bytes)
         self._reserve.take()
 
@@ -177,7 +150,8 @@ class TableWriter:
             return [self._apply_one(change) for change in changes]
 
     def _apply_one(self, change: Change) -> Result:
-        ends_something = isinstance(change, UpdateTask | DropModule)
+        # The last two rewrite a row in its place, and a service's end needs them.
+        ends_something = isinstance(change, UpdateTask | DropModule | SetDefault | SetTrouble)
         if not ends_something and not self._reserve.take():
             return self._fail(change, WriteFailed("storage_full", "the disk is full: only running work is recorded"))
         while True:
@@ -192,7 +166,7 @@ class TableWriter:
                 return self._fail(change, failed)
 
     def _transact(self, changes: Sequence[Change]) -> list[Result]:
-        batch = _Batch(self.event_seq)
+        batch = Batch(self.event_seq)
         self._execute("BEGIN IMMEDIATE")
         self._fault("begun")
         results = [self._write(change, batch) for change in changes]
@@ -204,12 +178,13 @@ class TableWriter:
         self._execute("COMMIT")
         self._fault("committed")
         self.event_seq = batch.event_seq
+        self.route_changes += batch.route_changes
         for path in batch.unwanted:
             with suppress(OSError):  # committed is committed; what stays is swept at the next start
                 path.unlink()
         return results
 
-    def _write(self, change: Change, batch: _Batch) -> Result:
+    def _write(self, change: Change, batch: Batch) -> Result:
         match change:
             case InsertTask():
                 return self._insert_task(change, batch)
@@ -219,8 +194,14 @@ class TableWriter:
                 return self._insert_module(change, batch)
             case DropModule():
                 return self._drop_module(change, batch)
+            case SetDefault(function, revision, generation):
+                self._change_routes(batch, _SET_DEFAULT, function, revision, generation)
+                return Applied()
+            case SetTrouble(task_id, detail):
+                self._change_routes(batch, _SET_TROUBLE, detail, task_id, detail)
+                return Applied()
 
-    def _insert_task(self, change: InsertTask, batch: _Batch) -> Result:
+    def _insert_task(self, change: InsertTask, batch: Batch) -> Result:
         task = change.task
         if change.idempotency is not None:
             replay = self._take_key(change)
@@ -237,6 +218,9 @@ class TableWriter:
         assert serial is not None, "an INSERT has a row id"
         self._execute(_INSERT_SPEC, (serial, pack_spec(spec)))
         batch.labels += [(key, value, task.created_at_us, task.id, serial) for key, value in spec.labels]
+        if spec.service is not None:
+            self._execute(_INSERT_FUNCTION, (spec.service.function,))
+            self._change_routes(batch, _INSERT_REVISION, spec.service.function, spec.service.revision, task.id)
         batch.note(serial, (change.note,))
         batch.count(status.state, spec.kind, 1)
         batch.charge(task.token, int(not task.final), spec.stdin_bytes)
@@ -257,7 +241,7 @@ class TableWriter:
         self._execute(_INSERT_KEY, (task.token, key.key, task.id, key.body_sha256, task.created_at_us))
         return None
 
-    def _update_task(self, change: UpdateTask, batch: _Batch) -> Result:
+    def _update_task(self, change: UpdateTask, batch: Batch) -> Result:
         task, status = change.task, change.task.status
         found = self._execute(_FIND_TASK, (task.id,)).fetchone()
         if found is None:
@@ -272,6 +256,8 @@ class TableWriter:
         if change.spec_changed:
             self._execute(_UPDATE_SPEC, (pack_spec(task.spec), serial))
             self._execute(_UPDATE_DIGEST, (task.spec.digest, serial))
+        if task.spec.service is not None:
+            self._route(task, change.spec_changed, batch)
         batch.note(serial, change.notes)
         if status.state != state:
             batch.count(state, task.spec.kind, -1)
@@ -281,7 +267,20 @@ class TableWriter:
             self._use_module(task.spec.digest, change.notes[-1].at_us)
         return Applied()
 
-    def _end_files(self, task: Task, fsync_output: bool, batch: _Batch) -> int:
+    def _route(self, task: Task, spec_changed: bool, batch: Batch) -> None:
+        """Calls go to what runs, and on to what ran and is being started again: they wait for it."""
+        if task.final:
+            self._change_routes(batch, _DROP_REVISION, task.id)
+        elif task.status.stopping:
+            self._change_routes(batch, _SET_ROUTED, 0, task.id, 0)
+        elif task.status.state is State.RUNNING:
+            self._change_routes(batch, _SET_ROUTED, 1, task.id, 1)
+        batch.route_changes += spec_changed
+
+    def _change_routes(self, batch: Batch, sql: str, *parameters: object) -> None:
+        batch.route_changes += self._execute(sql, parameters).rowcount > 0
+
+    def _end_files(self, task: Task, fsync_output: bool, batch: Batch) -> int:
         """A task's input goes when it has ended; the output of one that ran is brought to disk. The bytes it keeps."""
         if task.spec.stdin_bytes:
             batch.unwanted.add(self._blobs.stdin_path(task.id))
@@ -293,7 +292,7 @@ class TableWriter:
         if digest is not None:
             self._execute(_USE_MODULE, (at_us, digest, at_us - _USE_GRAIN_US))
 
-    def _insert_module(self, change: InsertModule, batch: _Batch) -> Result:
+    def _insert_module(self, change: InsertModule, batch: Batch) -> Result:
         module = change.module
         path = self._blobs.module_path(module.digest)
         batch.unwanted.discard(path)  # dropped earlier in this batch, and wanted again
@@ -311,13 +310,13 @@ class TableWriter:
         self._claim(change.blob_name, path, batch, durable=True)
         return Applied()
 
-    def _drop_module(self, change: DropModule, batch: _Batch) -> Result:
+    def _drop_module(self, change: DropModule, batch: Batch) -> Result:
         path = self._blobs.module_path(change.digest)
         dropped = self._execute(_DROP_MODULE, (change.digest,)).rowcount
         batch.unwanted.add(path)
         return Applied(created=bool(dropped))
 
-    def _claim(self, name: str, target: Path, batch: _Batch, *, durable: bool) -> None:
+    def _claim(self, name: str, target: Path, batch: Batch, *, durable: bool) -> None:
         self._blobs.claim(name, target)
         if durable:
             batch.directories.add(target.parent)
@@ -348,7 +347,7 @@ def _no_fault(_point: str) -> None:
 
 def _function_name(spec: TaskSpec) -> str | None:
     """What `?function=` filters by: for a service the function that it is a revision of."""
-    return spec.name if spec.kind is Kind.SERVICE else None
+    return spec.service.function if spec.service is not None else None
 
 
 def _failure(exc: Exception) -> WriteFailed:
