@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     CANT_BIND = 71
     CANT_CREATE = 73  # the data directory can't be made or used
     LOCKED = 75  # another worker uses the data directory; trying later may help
+    UNSEALED = 77  # a layer of the seal is missing that no worker runs without, unless told to
     CONFIG = 78
     PARENT_GONE = 125
     SETUP_FAILED = 126
@@ -89,6 +90,24 @@ class NeverReady(WorkerError):
         super().__init__(f"{name} was started {attempts} times and never got ready; the last time: {detail}")
         self.name = name
         self.attempts = attempts
+
+
+class Unsealed(WorkerError):
+    """This machine lacks a layer of the seal that no worker runs without; the message says which and what to do."""
+
+    exit_code = ExitCode.UNSEALED
+
+
+class ZygoteFailed(WorkerError):
+    """The zygote was started `attempts` times in a row and never got ready."""
+
+    def __init__(self, attempts: int, status: int) -> None:
+        super().__init__(
+            f"the zygote was started {attempts} times and never got ready; the last time it ended with {status} "
+            "(what it said stands above)"
+        )
+        self.attempts = attempts
+        self.status = status
 
 
 class ChannelError(WorkerError):

@@ -20,7 +20,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from worker import capabilities, datadir, drain, listeners
+from worker import capabilities, cgroup, datadir, drain, listeners
 from worker.config import Config, restart_only
 from worker.config_values import COMMANDS_SOCKET
 from worker.drain import Budget, Drain, Facts, Order
@@ -103,6 +103,8 @@ class Launcher:
         self._identity = datadir.identity_of(config.user)
         _check_uids(config, self._identity.uid if self._identity else None)
         self._listen(stack, config)
+        if config.cgroup:
+            cgroup.prepare(config, self._identity)
         capabilities.settle_launcher()
         self._read_code = self._code_capabilities()
         path = Path(config.data_dir)
@@ -312,14 +314,15 @@ def _raise_open_files() -> None:
 
 
 def _check_uids(config: Config, uid: int | None) -> None:
-    """A runner must never share the uid of what parses HTTP."""
-    last = config.runner_uid_first + config.max_runners + config.max_compilers
+    """Neither a runner, compiler, fetcher nor a volume's guests may share the uid of what parses HTTP."""
+    last = config.runner_uid_first + config.max_runners + 1 + len(config.volumes)
     if uid is not None and config.runner_uid_first <= uid <= last:
         raise ConfigError("--runner-uid-first", config.runner_uid_first, f"such that uid {uid} of --user isn't within")
 
 
 def _keep_restart_only(before: Config, after: Config) -> Config:
-    return replace(after, bind=before.bind, calls_bind=before.calls_bind, data_dir=before.data_dir, user=before.user)
+    kept = {flag: getattr(before, flag) for flag in ("bind", "calls_bind", "data_dir", "user", "cgroup")}
+    return replace(after, **kept)
 
 
 def _reap_strangers(ours: set[int]) -> None:

@@ -74,9 +74,10 @@ class BecameReady:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """It was reaped, or could not even be started. `detail` says how it ended."""
+    """It was reaped, or could not even be started. `detail` says how it ended; `hopeless`: so would another."""
 
     detail: str
+    hopeless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,7 @@ def _get_ready(child: Child, _: Event, now_ms: int, __: Policy) -> Outcome:
 def _count_failure(child: Child, event: Event, now_ms: int, policy: Policy) -> Outcome:
     assert isinstance(event, Ended)
     failures = child.failures + 1
-    if failures >= policy.failure_limit:
+    if event.hopeless or failures >= policy.failure_limit:
         return Child(Phase.ENDED, failures=failures), (GiveUp(failures, event.detail),)
     return Child(start_at_ms=now_ms + backoff_ms(failures, policy), failures=failures), ()
 

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 
-from worker.errors import NeverReady, SpawnError
+from worker.errors import ExitCode, NeverReady, SpawnError, Unsealed
 from worker.heartbeat import DRAINED, READY
 from worker.spawn import Process, Program, spawn
 from worker.supervise import (
@@ -31,6 +31,7 @@ from worker.supervise import (
 
 _log = logging.getLogger("launcher")
 _READ_BYTES = 4096
+_UNSEALED = f"exit code {ExitCode.UNSEALED.value}"
 RUNNING = (Phase.STARTING, Phase.READY, Phase.STOPPING)
 
 
@@ -89,13 +90,14 @@ class Supervised:
             log = _log.info if self.state.phase is Phase.STOPPING else _log.error
             log("%s ended: %s", self.name, end)
             self._on_end()
-            self._step(Ended(end), now_ms)
+            self._step(Ended(end, hopeless=end == _UNSEALED), now_ms)
 
     def tick(self, now_ms: int) -> None:
         """Judge it, and start it if it is due. Call when everything was heard.
 
         Raises:
             NeverReady: it was started too often in vain.
+            Unsealed: it refuses to run tasks on this machine.
         """
         self._step(Ticked(), now_ms)
 
@@ -134,6 +136,8 @@ class Supervised:
             case Kill(reason):
                 _log.error("%s is killed: %s", self.name, reason)
                 self.send(signal.SIGKILL)
+            case GiveUp(_, detail) if detail == _UNSEALED:
+                raise Unsealed(f"{self.name} does not run tasks unsealed; what it lacks and how to get it stands above")
             case GiveUp(attempts, detail):
                 raise NeverReady(self.name, attempts, detail)
 

@@ -24,6 +24,7 @@ from worker.core.changes import (
     Note,
     Replay,
     Result,
+    SetDefault,
     UpdateTask,
     WriteFailed,
 )
@@ -33,13 +34,19 @@ from worker.core.commands import (
     Command,
     DeleteModule,
     Done,
+    ReadFunctions,
+    ReadMetrics,
     ReadStats,
     Refused,
     Reply,
+    ReportBroken,
+    ReportCalls,
     StopTask,
+    SwitchDefault,
     WatchTask,
 )
-from worker.core.task import Reason, State, Status, Task
+from worker.core.functions import FunctionRow, Wish, decide
+from worker.core.task import Reason, State, Status, Task, TaskSpec
 from worker.shared.blobs import Blobs
 from worker.shared.table import TableReader, TableWriter
 
@@ -72,6 +79,11 @@ class FakePage:
     draining: bool = False
     ready: bool = True
     coordinator_beat_us: int = 2**62
+    runners_total: int = 8
+    runners_free: int = 8
+    queued_tasks: int = 0
+    waiting_calls: int = 0
+    route_generation: int = 0
 
 
 class Coordinator:
@@ -84,6 +96,8 @@ class Coordinator:
         self.script: list[Reply | Exception] = []
         self.in_use: set[str] = set()
         self.on_watch: dict[str, Status] = {}
+        self.figures: dict[str, Any] = {}
+        self.metrics = [b"galago_up 1\n"]
 
     async def ask(self, command: Command, timeout_s: float) -> Reply:
         self.asked.append(command)
@@ -93,16 +107,29 @@ class Coordinator:
                 raise scripted
             return scripted
         match command:
-            case AddTask():
-                task = Task(command.task_id, command.token, command.spec, NOW_US)
-                note = Note(NOW_US, "accepted", State.PENDING)
-                change = InsertTask(task, note, command.stdin_name, command.idempotency)
-                return self._reply(self.writer.apply([change])[0], task.id)
+            case AddTask() | StopTask() | WatchTask():
+                return self._on_task(command)
             case AddModule():
                 change = InsertModule(command.module, command.blob_name, command.token)
                 return self._reply(self.writer.apply([change])[0])
             case DeleteModule(digest):
                 return self._delete(digest)
+            case SwitchDefault():
+                return self._switch(command)
+            case ReportCalls() | ReportBroken():
+                return Done()
+            case _:
+                return self._on_question(command)
+
+    def _on_task(self, command: AddTask | StopTask | WatchTask) -> Reply:
+        match command:
+            case AddTask():
+                if self._exists(command.spec):
+                    return Refused("revision_exists", "it is deployed")
+                task = Task(command.task_id, command.token, command.spec, NOW_US)
+                note = Note(NOW_US, "accepted", State.PENDING)
+                change = InsertTask(task, note, command.stdin_name, command.idempotency)
+                return self._reply(self.writer.apply([change])[0], task.id)
             case StopTask(task_id):
                 self.finish(task_id, Status(State.FAILED, State.PENDING, Reason.STOPPED))
                 return Done(task_id=task_id)
@@ -110,8 +137,15 @@ class Coordinator:
                 if task_id in self.on_watch:
                     self.finish(task_id, self.on_watch.pop(task_id))
                 return Done(task_id=task_id)
+
+    def _on_question(self, command: ReadStats | ReadFunctions | ReadMetrics) -> Reply:
+        match command:
             case ReadStats():
                 return Done(body=b'{"node":{}}')
+            case ReadFunctions(names):
+                return Done(body=json.dumps({name: self.figures.get(name, {}) for name in names}).encode())
+            case ReadMetrics(part):
+                return Done(created=part + 1 < len(self.metrics), body=self.metrics[part])
 
     def close(self) -> None:
         """The writer is the fixture's."""
@@ -122,6 +156,29 @@ class Coordinator:
         note = Note(NOW_US + 1, "ended", status.state, status.reason, status.detail)
         applied = self.writer.apply([UpdateTask(replace(task, status=status), (note,))])
         assert [Applied()] == applied
+
+    def start(self, task_id: str) -> None:
+        """A service runs: calls go there."""
+        self.finish(task_id, Status(State.RUNNING, State.SCHEDULED))
+
+    def _exists(self, spec: TaskSpec) -> bool:
+        service = spec.service
+        found = self.reader.function(service.function) if service is not None else None
+        return found is not None and service is not None and service.revision in [one.revision for one in found[1]]
+
+    def _switch(self, command: SwitchDefault) -> Reply:
+        found = self.reader.function(command.function)
+        row = None if found is None else FunctionRow(command.function, found[0].default, found[0].generation)
+        routed = {} if found is None else {route.revision: route.routed for route in found[1]}
+        wish = Wish(command.function, command.revision, command.on, command.if_generation)
+        after = decide(row, wish, routed.get(command.revision))
+        if row is None or isinstance(after, Refused):
+            assert isinstance(after, Refused)
+            return after
+        if after is not row:
+            assert [Applied()] == self.writer.apply([SetDefault(row.name, after.default, after.generation)])
+        document = {"function": row.name, "default": after.default, "previous": row.default}
+        return Done(body=json.dumps({**document, "generation": after.generation}).encode())
 
     def _delete(self, digest: str) -> Reply:
         if self.reader.module(digest) is None:
@@ -191,6 +248,7 @@ class Api:
         self.bearer: str | None = None
 
     def close(self) -> None:
+        self.loop.run_until_complete(self.app.calls.close())
         self.services.close()
         self.writer.close()
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
@@ -272,6 +330,20 @@ class Api:
 
     def upload(self, module: bytes) -> Answer:
         return self.request("POST", "/modules", WASM, body=module)
+
+    def deploy(self, digest: str, function: str = "f", revision: str = "v1", /, **task: Any) -> Answer:
+        """A service whose handler is the module as a command, unless told."""
+        named = {"name": function, "revision": revision}
+        service = {"kind": "service", "module": {"digest": digest}, "function": named, "handler": {"abi": "wagi"}}
+        return self.post({**service, **task})
+
+    def deploy_running(self, digest: str, function: str = "f", revision: str = "v1", /, **task: Any) -> str:
+        """The same, and it runs; its id."""
+        answer = self.deploy(digest, function, revision, **task)
+        assert answer.status == 201, answer.body
+        task_id: str = answer.json["id"]
+        self.coordinator.start(task_id)
+        return task_id
 
     def post(self, task: object, *headers: tuple[str, str]) -> Answer:
         return self.request("POST", "/tasks", JSON, *headers, body=json.dumps(task).encode())

@@ -39,10 +39,16 @@ def guarded(make_api: Make) -> Api:
         ("POST", "/modules", "run"),
         ("DELETE", "/tasks/x", "run"),
         ("DELETE", "/modules/x", "run"),
+        ("GET", "/functions", "read"),
+        ("GET", "/revisions/default", "read"),
+        ("GET", "/revisions/f", "read"),
+        ("GET", "/metrics", "read"),
+        ("PUT", "/revisions/f/v1/default/on", "admin"),
+        ("PUT", "/revisions/f/v1/default/off", "admin"),
     ],
 )
 def test_a_route_needs_its_scope(guarded: Api, method: str, path: str, scope: str) -> None:
-    other = {"read": "runner", "run": "reader"}[scope]
+    other = {"read": "runner", "run": "reader", "admin": "runner"}[scope]
     assert 401 == guarded.request(method, path).status
     guarded.bearer = other
     refused = guarded.request(method, path)
@@ -50,7 +56,7 @@ def test_a_route_needs_its_scope(guarded: Api, method: str, path: str, scope: st
         refused.status,
         refused.headers["www-authenticate"],
     )
-    for token in ({"read": "reader", "run": "runner"}[scope], "all"):
+    for token in ({"read": "reader", "run": "runner", "admin": "all"}[scope], "all"):
         guarded.bearer = token
         assert guarded.request(method, path).status not in (401, 403)
 

@@ -202,9 +202,10 @@ def test_no_headers_make_the_worker_fail(api: Api, headers: list[tuple[str, str]
     assert api.request(method, target, *headers, body=b"{}").status < 500
 
 
-@pytest.mark.parametrize("path", ["/tasks", "/modules", "/stats", "/openapi.json", "/readyz"])
-def test_the_listener_of_calls_serves_nothing_else(api: Api, path: str) -> None:
+@pytest.mark.parametrize("path", ["/tasks", "/modules", "/functions", "/functions/", "/stats", "/openapi.json"])
+def test_the_listener_of_calls_serves_calls_and_health_alone(api: Api, path: str) -> None:
     assert (404, "route_unknown", None) == api.request("GET", path, calls_only=True).refusal
+    assert 200 == api.request("GET", "/readyz", calls_only=True).status
 
 
 def test_other_protocols_are_refused(api: Api) -> None:

@@ -51,6 +51,10 @@ def test_a_bare_job_gets_the_defaults(api: Api, digest: str) -> None:
         "labels": {},
         "retry": {"max": 0},
         "priority": 0,
+        "function": None,
+        "handler": None,
+        "scale": None,
+        "reuse": None,
     }
     assert expected == {name: answer.json[name] for name in expected}
     assert f"/tasks/{answer.json['id']}" == answer.headers["location"]
@@ -122,7 +126,7 @@ def test_the_last_value_within_a_range_is_taken(shared_api: Api, shared_digest: 
 
 BAD = [
     ({"kind": "cron"}, "field_range", "kind"),
-    ({"kind": "service"}, "field_range", "kind"),
+    ({"kind": "service"}, "field_missing", "function"),
     ({"kind": None}, "field_type", "kind"),
     ({"kind": 1}, "field_type", "kind"),
     ({"module": {}}, "field_missing", "module"),
@@ -213,7 +217,7 @@ BAD = [
     ({"retry": {"max": -1}}, "field_range", "retry.max"),
     ({"priority": 10}, "field_range", "priority"),
     ({"priority": -1}, "field_range", "priority"),
-    ({"function": {"name": "f"}}, "field_conflict", "function"),
+    ({"function": {"name": "f", "revision": "v1"}}, "field_conflict", "function"),
     ({"handler": {"abi": "wagi"}}, "field_conflict", "handler"),
     ({"scale": {}}, "field_conflict", "scale"),
     ({"reuse": {}}, "field_conflict", "reuse"),
@@ -337,6 +341,7 @@ JSON_VALUES = st.recursive(
 FIELDS = (
     *("kind", "name", "module", "entry", "args", "env", "stdin", "limits", "queue_ms", "mounts", "isolation"),
     *("unknown_imports", "labels", "retry", "priority", "function", "export", "params", "digest", "url", "base64"),
+    *("handler", "scale", "reuse", "revision", "default", "abi", "min", "max", "queue", "max_calls"),
 )
 
 

@@ -13,12 +13,51 @@ from worker.config import Config
 from worker.shared.page import PageReader
 
 
+class StubCalls:
+    """What answers calls, which connections ask themselves: `/functions/<what>` does as Stub's `/<what>`.
+
+    Of those without a body it begins those below `/functions/begun/`, as `worker.api.calls` does.
+    """
+
+    def begin(self, scope: Any, receive: Any, finish: Any) -> bool:
+        if not scope["raw_path"].startswith(b"/functions/begun/"):
+            return False
+        rest = {**scope, "raw_path": scope["raw_path"].replace(b"/begun", b"", 1)}
+        task = asyncio.ensure_future(self.respond(rest, receive))
+        task.add_done_callback(lambda done: finish(done.result()))
+        return True
+
+    async def respond(self, scope: Any, receive: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
+        _, _, what, *rest = scope["raw_path"].decode().split("/")
+        status, body = 200, b""
+        match what:
+            case "slow":
+                await asyncio.sleep(int(rest[0]) / 1000)
+            case "status":
+                status = int(rest[0])
+            case "large":
+                body = b"x" * int(rest[0])
+            case "early":
+                return 413, [(b"content-length", b"9"), (b"connection", b"close")], b"too large"
+            case "echo":
+                body = await _read(receive)
+            case "gone":
+                return None
+        said = [(b"x-method", scope["method"].encode()), (b"x-query", scope["query_string"])]
+        said += [(b"x-version", scope["http_version"].encode()), (b"x-client", scope["client"][0].encode())]
+        said += [(b"x-calls-only", str(scope["galago.calls_only"]).encode())]
+        if status not in (204, 304):
+            said.append((b"content-length", b"%d" % len(body)))
+        return status, said, b"" if scope["method"] == "HEAD" else body
+
+
 class Stub:
     """`/` names its process, `/slow/MS` waits, `/block/MS` blocks the loop, `/early` reads no body."""
 
     def __init__(self, config: Config, page: PageReader) -> None:
         self._config = config
         self._page = page
+        self.calls = StubCalls()
         if (Path(config.data_dir) / "run" / "broken").exists():
             os._exit(1)
         if os.environ.get("STUB_FAIL") == "create":

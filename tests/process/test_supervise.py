@@ -125,6 +125,11 @@ def test_the_circuit_breaker_opens_after_the_limit() -> None:
     assert (child.phase, effects) == (Phase.ENDED, (GiveUp(3, "exit code 7"),))
 
 
+def test_a_hopeless_start_is_not_tried_again() -> None:
+    child, effects = step(started(), Ended("exit code 77", hopeless=True), 0, POLICY)
+    assert (child.phase, effects) == (Phase.ENDED, (GiveUp(1, "exit code 77"),))
+
+
 def test_getting_ready_forgets_the_failed_starts() -> None:
     child, _ = step(started(failures=2), BecameReady(), 0, POLICY)
     assert child.failures == 0

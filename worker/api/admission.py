@@ -46,14 +46,36 @@ class Facts:
         Raises:
             Problem: import_unknown, entry_invalid.
         """
-        lacking = self.unstubbable if unknown == "stub" else self.lacking
-        if lacking:
-            raise _import_unknown(lacking, unknown)
+        self._check_imports(unknown)
         wrong = check_entry(self.module, export)
         if wrong:
             field = "entry.export" if export is not None else "entry"
             raise Problem("entry_invalid", "; ".join(wrong), field)
         return self.functions[export].params if export is not None else ()
+
+    def check_handler(self, export: str | None, unknown: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Whether a service can call the module: at `export`, or as a WASI command (`wagi`) where that is None.
+
+        Returns:
+            The types of the export's parameters and results; nothing of a command, which has none.
+
+        Raises:
+            Problem: import_unknown, entry_invalid.
+        """
+        self._check_imports(unknown)
+        if export is None and "_start" not in self.functions:
+            detail = "a wagi handler is a WASI command, and the module exports no function '_start'"
+            raise Problem("entry_invalid", detail, "handler.abi")
+        wrong = check_entry(self.module, export)
+        if wrong:
+            raise Problem("entry_invalid", "; ".join(wrong), "handler.abi" if export is None else "handler.export")
+        found = self.functions[export or "_start"]
+        return found.params, found.results
+
+    def _check_imports(self, unknown: str) -> None:
+        lacking = self.unstubbable if unknown == "stub" else self.lacking
+        if lacking:
+            raise _import_unknown(lacking, unknown)
 
 
 class Admission:

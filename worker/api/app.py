@@ -13,9 +13,12 @@ from falcon.routing import CompiledRouter
 
 from worker.api.asgi import Asgi
 from worker.api.auth import Tokens
+from worker.api.calls import Calls
 from worker.api.edge import Edge
+from worker.api.functions import Defaults, FunctionItem, Functions
 from worker.api.health import Live, Ready
 from worker.api.hosts import Hosts
+from worker.api.metrics import Metrics
 from worker.api.modules import ModuleItem, Modules
 from worker.api.openapi import OpenApi
 from worker.api.outputs import Output
@@ -23,15 +26,14 @@ from worker.api.problems import CONTENT_TYPE, Problem, internal, not_allowed, ro
 from worker.api.resource import Resource, incoming_of
 from worker.api.services import Clock, Lists, Page, Services
 from worker.api.stats import Stats
+from worker.api.switches import Switch
 from worker.api.tasks import TaskItem, Tasks
 from worker.config import Config
-from worker.config_values import COMMANDS_SOCKET
+from worker.config_values import COMMANDS_SOCKET, TABLE_NAME
 from worker.errors import TableError
 from worker.shared.blobs import Blobs
 from worker.shared.channel import Client
 from worker.shared.table import TableReader
-
-TABLE_NAME = "table.sqlite"
 
 
 def create_app(config: Config, page: Page) -> Asgi:
@@ -58,11 +60,13 @@ def create_app(config: Config, page: Page) -> Asgi:
     return assemble(services)
 
 
-def assemble(services: Services) -> Asgi:
+def assemble(services: Services) -> Edge:
     """The application on given services; it closes them when the server says so (ASGI's lifespan)."""
     config = services.config
+    loopback_only = services.tokens is None
+    calls = Calls(services, loopback_only=loopback_only)
     router = CompiledRouter()
-    app: falcon.asgi.App[Request, Response] = falcon.asgi.App(router=router, middleware=[Gate(services)])
+    app: falcon.asgi.App[Request, Response] = falcon.asgi.App(router=router, middleware=[Gate(services, calls)])
     app.req_options.default_media_type = app.resp_options.default_media_type = "application/json"
     for path, resource in routes(services).items():
         app.add_route(path, resource)
@@ -72,7 +76,7 @@ def assemble(services: Services) -> Asgi:
     app.add_error_handler(falcon.HTTPError, errors.falcon)
     app.add_error_handler(Problem, errors.problem)
     hosts = Hosts(config.allowed_hosts, config.allowed_origins, any_host=services.tokens is not None)
-    return Edge(app, router, hosts, max_header_bytes=config.max_header_bytes, loopback_only=services.tokens is None)
+    return Edge(app, calls, router, hosts, max_header_bytes=config.max_header_bytes, loopback_only=loopback_only)
 
 
 def routes(services: Services) -> dict[str, Resource]:
@@ -84,7 +88,13 @@ def routes(services: Services) -> dict[str, Resource]:
         "/tasks/{task_id}": TaskItem(services),
         "/tasks/{task_id}/stdout": Output(services, 0),
         "/tasks/{task_id}/stderr": Output(services, 1),
+        "/functions": Functions(services),
+        "/revisions/default": Defaults(services),
+        "/revisions/{function}": FunctionItem(services),
+        "/revisions/{function}/{revision}/default/on": Switch(services, on=True),
+        "/revisions/{function}/{revision}/default/off": Switch(services, on=False),
         "/stats": Stats(services),
+        "/metrics": Metrics(services),
         "/livez": Live(),
         "/healthz": Live(),
         "/readyz": Ready(services),
@@ -95,8 +105,9 @@ def routes(services: Services) -> dict[str, Resource]:
 class Gate:
     """Between routing and resource: who asks, and may they. Also the application's end."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, calls: Calls) -> None:
         self._services = services
+        self._calls = calls
         self._tokens = services.tokens
 
     async def process_resource(self, req: Request, _resp: Response, resource: Resource, params: dict[str, str]) -> None:
@@ -111,6 +122,7 @@ class Gate:
                 params[name] = unquote(value)
 
     async def process_shutdown(self, _scope: object, _event: object) -> None:
+        await self._calls.close()
         self._services.close()
 
 

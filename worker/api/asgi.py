@@ -14,8 +14,18 @@ Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+Response = tuple[int, list[tuple[bytes, bytes]], bytes]  # status, header fields, body
+
+
 async def send_problem(send: Send, problem: Problem, *, with_body: bool = True) -> None:
     """Answer with a problem; `with_body` False for HEAD."""
+    status, headers, body = problem_answer(problem)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body if with_body else b""})
+
+
+def problem_answer(problem: Problem) -> Response:
+    """A problem as an answer."""
     body = problem.render()
     headers = [
         (b"content-type", CONTENT_TYPE.encode()),
@@ -23,5 +33,4 @@ async def send_problem(send: Send, problem: Problem, *, with_body: bool = True) 
         (b"cache-control", b"no-store"),
     ]
     headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in problem.headers.items()]
-    await send({"type": "http.response.start", "status": problem.kind.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body if with_body else b""})
+    return problem.status, headers, body

@@ -94,10 +94,9 @@ class Tokens:
         Raises:
             Problem: unauthorized, forbidden.
         """
-        found = _BEARER.fullmatch(authorization) if authorization is not None else None
-        if found is None:
+        if authorization is None or _BEARER.fullmatch(authorization) is None:
             raise _unauthorized("send `Authorization: Bearer <token>`", "Bearer")
-        token = self._find(sha256(found[1]).digest())
+        token = self.find(authorization)
         if token is None:
             raise _unauthorized("this token is not known here", 'Bearer error="invalid_token"')
         if scope not in token.scopes:
@@ -106,6 +105,11 @@ class Tokens:
             detail = f"this needs a token of scope `{scope}`; this one has {has}"
             raise Problem("forbidden", detail, headers={"www-authenticate": challenge})
         return token
+
+    def find(self, authorization: bytes | None) -> Token | None:
+        """The token of an Authorization header, None where that is missing or has none of ours."""
+        found = _BEARER.fullmatch(authorization) if authorization is not None else None
+        return self._find(sha256(found[1]).digest()) if found is not None else None
 
     def _find(self, digest: bytes) -> Token | None:
         """In a time that doesn't tell which token it is nearest to."""

@@ -1,7 +1,7 @@
 """What every request passes before Falcon sees it, as one plain ASGI callable.
 
-Here stands what must be judged by the raw path and the headers alone. Function calls will leave for a callable of their
-own at the point that is marked.
+Here stands what must be judged by the raw path and the headers alone. Function calls leave for a callable of their own
+(`worker.api.calls`), which judges them by rules of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from falcon.routing import CompiledRouter
 
 from worker.api.asgi import Receive, Scope, Send, send_problem
+from worker.api.calls import CALLS_ONLY, Calls, is_call
 from worker.api.hosts import Hosts, is_loopback
 from worker.api.incoming import KEY, Incoming
 from worker.api.paths import check_path
@@ -21,7 +22,6 @@ from worker.api.resource import Resource
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
 # Load balancers and kubelets ask these by address, under any name.
 HEALTH_PATHS = frozenset(("/livez", "/healthz", "/readyz"))
-CALLS_ONLY = "galago.calls_only"  # set by the server for what came by --calls-bind
 
 
 # Falcon wants dicts where ASGI says mappings, and that is what servers give.
@@ -32,15 +32,24 @@ class Edge:
     """
     Args:
         inner: the Falcon application.
+        calls: what answers calls; the server's connections ask it themselves, too, and so save ASGI's ways.
         router: its router, which knows what a path allows.
         hosts: which Host and Origin are served.
         loopback_only: refuse peers of other machines, but for health.
     """
 
     def __init__(
-        self, inner: Inner, router: CompiledRouter, hosts: Hosts, *, max_header_bytes: int, loopback_only: bool
+        self,
+        inner: Inner,
+        calls: Calls,
+        router: CompiledRouter,
+        hosts: Hosts,
+        *,
+        max_header_bytes: int,
+        loopback_only: bool,
     ) -> None:
         self._inner = inner
+        self.calls = calls
         self._router = router
         self._hosts = hosts
         self._max_header_bytes = max_header_bytes
@@ -53,16 +62,18 @@ class Edge:
         if scope["type"] != "http":
             raise NotImplementedError(f"this worker speaks HTTP, not {scope['type']}")
         raw_path = scope.get("raw_path") or scope["path"].encode()
+        if is_call(raw_path):
+            await self.calls(scope, receive, send)
+            return
         try:
             if scope["method"] not in METHODS:  # CONNECT's target is no path
                 raise self._method_not_allowed(scope["method"], raw_path.decode("latin-1"))
             path = check_path(raw_path)
             incoming = Incoming(scope, receive, self._max_header_bytes)
             scope["path"], scope[KEY] = path, incoming
-            # The way of function calls (DESIGN 4) leaves here, before what is asked of control routes alone.
-            if scope.get(CALLS_ONLY):
-                raise route_unknown(path)
             if path not in HEALTH_PATHS:
+                if scope.get(CALLS_ONLY):
+                    raise route_unknown(path)
                 self._check_peer(scope, incoming)
         except Problem as problem:
             await send_problem(send, problem, with_body=scope["method"] != "HEAD")

@@ -5,6 +5,8 @@ Being full is no reason to be taken out of a pool: `/readyz` is 200 then, and sa
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import orjson
 from falcon.asgi import Request, Response
 
@@ -29,8 +31,8 @@ class Ready(Resource):
         self._services = services
 
     async def on_get(self, _req: Request, resp: Response) -> None:
-        fullness = self._fullness()
         why = self._why_not()
+        fullness = self._fullness(why)
         if why is not None:
             code, status, detail = why
             raise Problem(code, detail, executed="no", extra={"ready": False, "state": status, **fullness})
@@ -48,15 +50,18 @@ class Ready(Resource):
             return "coordinator_unavailable", "no_coordinator", f"the coordinator is silent for {silent_us // 1000} ms"
         return None
 
-    def _fullness(self) -> dict[str, object]:
-        config = self._services.config
-        try:
+    def _fullness(self, why_not: tuple[str, str, str] | None) -> dict[str, object]:
+        """How full it is: the table's figures as they are, the page's as they were a moment ago.
+
+        What a coordinator that is gone left on the page says nothing any more.
+        """
+        page, config = self._services.page, self._services.config
+        found: dict[str, object] = {"max_queued": config.max_queued, "max_runners": config.max_runners}
+        with suppress(TableError):
             counts = self._services.reader.counts()
-        except TableError:
-            return {}
-        return {
-            "tasks_waiting": counts[State.PENDING],
-            "tasks_running": counts[State.SCHEDULED] + counts[State.RUNNING],
-            "max_queued": config.max_queued,
-            "max_runners": config.max_runners,
-        }
+            found["tasks_waiting"] = counts[State.PENDING]
+            found["tasks_running"] = counts[State.SCHEDULED] + counts[State.RUNNING]
+        if why_not is None or why_not[0] == "draining":
+            found["tasks_queued"], found["calls_waiting"] = page.queued_tasks, page.waiting_calls
+            found["runners_total"], found["runners_free"] = page.runners_total, page.runners_free
+        return found

@@ -26,7 +26,7 @@ _SINGLE = frozenset(
         b"idempotency-key",
     )
 )
-_LISTS = frozenset((b"prefer",))
+_LISTS = frozenset((b"prefer", b"if-match"))
 _WANTED = _SINGLE | _LISTS
 _FIELD_OVERHEAD_BYTES = len(": \r\n")
 

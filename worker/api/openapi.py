@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from importlib import metadata
-from typing import Any
 
 import orjson
 from falcon.asgi import Request, Response
 
-from worker.api.openapi_schemas import DIGEST, NAME, TASK_ID, Schema, ref, schemas
-from worker.api.prefer import MAX_WAIT_S
-from worker.api.problems import CONTENT_TYPE, KINDS
+from worker.api.metrics import CONTENT_TYPE as METRICS
+from worker.api.openapi_calls import call_paths, call_responses
+from worker.api.openapi_functions import function_paths
+from worker.api.openapi_parts import (
+    BODY,
+    EVERYWHERE,
+    QUERY,
+    any_json,
+    digest,
+    json_response,
+    nothing,
+    operation,
+    page_parameters,
+    prefer,
+    problem_response,
+    query_parameter,
+    task_id,
+    text_header,
+)
+from worker.api.openapi_schemas import schemas
+from worker.api.openapi_types import NAME, Schema, ref
+from worker.api.problems import KINDS
 from worker.api.resource import JSON, Resource, answer
-from worker.api.tasks import MAX_PAGE
 from worker.config import Config
 from worker.core.task import State
-
-# What stands before every route, and before every route but health.
-_EVERYWHERE = ("bad_path", "bad_header", "headers_too_large", "internal")
-_CONTROL = ("origin_refused", "forbidden", "host_refused", "coordinator_unavailable", "field_unknown", "field_conflict")
-_QUERY = ("field_range", "field_type")
-_BODY = ("body_truncated", "request_timeout", "media_type", "storage_full")
 
 
 class OpenApi(Resource):
@@ -43,7 +54,7 @@ def document(config: Config, *, with_tokens: bool) -> Schema:
             "description": "Runs tasks as sealed Wasm processes. Errors are RFC 9457 problems with a stable `code`.",
         },
         "paths": _paths(),
-        "components": {"schemas": schemas(config)},
+        "components": {"schemas": schemas(config), "responses": call_responses()},
     }
     if with_tokens:
         whole["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
@@ -53,10 +64,16 @@ def document(config: Config, *, with_tokens: bool) -> Schema:
 
 def _ask_for_tokens(paths: dict[str, Schema]) -> None:
     for operations in paths.values():
-        for operation in operations.values():
-            if (scope := operation.get("x-scope")) is not None:
-                operation["security"] = [{"token": [scope]}]
-                operation["responses"]["401"] = _problem_response(("unauthorized",))
+        for found in operations.values():
+            scope = found.get("x-scope")
+            if scope is None:
+                continue
+            needed: Schema = {"token": [scope]}
+            if scope == "call":  # a function needs one where its handler says so, and a call that lowers its limits
+                found["security"] = [{}, needed]
+            else:
+                found["security"] = [needed]
+                found["responses"]["401"] = problem_response(("unauthorized",))
 
 
 def _paths() -> dict[str, Schema]:
@@ -67,11 +84,14 @@ def _paths() -> dict[str, Schema]:
         "/tasks/{task_id}": {"get": _get_task(), "delete": _stop_task()},
         "/tasks/{task_id}/stdout": {"get": _output("stdout")},
         "/tasks/{task_id}/stderr": {"get": _output("stderr")},
-        "/stats": {"get": _operation("getStats", "Statistics of the node", "read", {"200": _json("Stats")}, ())},
+        **function_paths(),
+        **call_paths(),
+        "/stats": {"get": operation("getStats", "Statistics of the node", "read", {"200": json_response("Stats")}, ())},
+        "/metrics": {"get": _metrics()},
         "/livez": {"get": _health("getLivez", "Whether this process lives")},
         "/healthz": {"get": _health("getHealthz", "The same as /livez")},
         "/readyz": {"get": _readyz()},
-        "/openapi.json": {"get": _operation("getOpenapi", "This document", None, {"200": _any_json()}, ())},
+        "/openapi.json": {"get": operation("getOpenapi", "This document", None, {"200": any_json()}, ())},
     }
 
 
@@ -86,8 +106,10 @@ def _version() -> str:
 
 
 def _list_modules() -> Schema:
-    parameters = _page_parameters()
-    return _operation("listModules", "Modules, newest first", "read", {"200": _json("ModulePage")}, _QUERY, parameters)
+    parameters = page_parameters()
+    return operation(
+        "listModules", "Modules, newest first", "read", {"200": json_response("ModulePage")}, QUERY, parameters
+    )
 
 
 def _add_module() -> Schema:
@@ -95,23 +117,26 @@ def _add_module() -> Schema:
         name: {"operationId": name, "parameters": {"digest": "$response.body#/digest"}}
         for name in ("getModule", "deleteModule")
     }
-    good = {"201": {**_json("Module", "It is new"), "links": links}, "200": _json("Module", "It was here already")}
+    good = {
+        "201": {**json_response("Module", "It is new"), "links": links},
+        "200": json_response("Module", "It was here already"),
+    }
     refused = tuple(code for code in KINDS if code.startswith("module_") and KINDS[code].status in (413, 415, 422))
-    codes = (*_BODY, *refused)
-    operation = _operation("addModule", "Upload a module", "run", good, codes)
+    codes = (*BODY, *refused)
+    whole = operation("addModule", "Upload a module", "run", good, codes)
     binary = {"schema": {"type": "string", "contentMediaType": "application/wasm"}}
-    operation["requestBody"] = {"required": True, "content": {"application/wasm": binary}}
-    return operation
+    whole["requestBody"] = {"required": True, "content": {"application/wasm": binary}}
+    return whole
 
 
 def _get_module() -> Schema:
-    good = {"200": _json("Module")}
-    return _operation("getModule", "One module", "read", good, ("module_unknown",), [_digest()])
+    good = {"200": json_response("Module")}
+    return operation("getModule", "One module", "read", good, ("module_unknown",), [digest()])
 
 
 def _delete_module() -> Schema:
     codes = ("module_unknown", "module_in_use", "storage_full")
-    return _operation("deleteModule", "Remove a module", "run", {"204": _nothing("It is gone")}, codes, [_digest()])
+    return operation("deleteModule", "Remove a module", "run", {"204": nothing("It is gone")}, codes, [digest()])
 
 
 # -- tasks -------------------------------------------------------------------------------------------------------------
@@ -119,139 +144,67 @@ def _delete_module() -> Schema:
 
 def _list_tasks() -> Schema:
     parameters = [
-        _query("state", {"type": "string", "enum": list(State)}),
-        _query("kind", {"type": "string", "enum": ["job", "service"]}),
-        _query("function", {"type": "string", "pattern": NAME}),
-        _query("label", {"type": "string", "pattern": "^[^=]+=.*$"}, "key=value"),
-        *_page_parameters(),
+        query_parameter("state", {"type": "string", "enum": list(State)}),
+        query_parameter("kind", {"type": "string", "enum": ["job", "service"]}),
+        query_parameter("function", {"type": "string", "pattern": NAME}),
+        query_parameter("label", {"type": "string", "pattern": "^[^=]+=.*$"}, "key=value"),
+        *page_parameters(),
     ]
-    return _operation("listTasks", "Tasks, newest first", "read", {"200": _json("TaskPage")}, _QUERY, parameters)
+    return operation("listTasks", "Tasks, newest first", "read", {"200": json_response("TaskPage")}, QUERY, parameters)
 
 
 def _add_task() -> Schema:
     link = {"parameters": {"task_id": "$response.body#/id"}}
     links = {name: {"operationId": name, **link} for name in ("getTask", "stopTask", "getStdout", "getStderr")}
     good = {
-        "201": {**_json("Task", "It is recorded"), "links": links},
-        "200": _json("Task", "An Idempotency-Key replays it"),
+        "201": {**json_response("Task", "It is recorded"), "links": links},
+        "200": json_response("Task", "An Idempotency-Key replays it"),
     }
     for response in good.values():
-        response["headers"] = {"Location": _text_header(), "Preference-Applied": _text_header(required=False)}
+        response["headers"] = {"Location": text_header(), "Preference-Applied": text_header(required=False)}
     codes = tuple(code for code, kind in KINDS.items() if kind.status == 422 and not code.startswith("module_"))
-    codes += (*_BODY, "bad_json", "body_too_large", "module_unknown", "idempotency_in_progress")
-    codes += ("queue_full", "draining")
+    codes += (*BODY, "bad_json", "body_too_large", "module_unknown", "idempotency_in_progress")
+    codes += ("queue_full", "draining", "revision_exists")
     key = {"type": "string", "pattern": "^[!-~]{1,255}$"}
-    parameters = [_prefer(), {"name": "Idempotency-Key", "in": "header", "required": False, "schema": key}]
-    operation = _operation("addTask", "Add a task", "run", good, codes, parameters)
-    operation["requestBody"] = {"required": True, "content": {JSON: {"schema": ref("Post")}}}
-    return operation
+    parameters = [prefer(), {"name": "Idempotency-Key", "in": "header", "required": False, "schema": key}]
+    whole = operation("addTask", "Add a task", "run", good, codes, parameters)
+    whole["requestBody"] = {"required": True, "content": {JSON: {"schema": ref("Post")}}}
+    return whole
 
 
 def _get_task() -> Schema:
-    good = {"200": _json("Task")}
-    return _operation("getTask", "All that is known", "read", good, ("task_unknown",), [_task_id(), _prefer()])
+    good = {"200": json_response("Task")}
+    return operation("getTask", "All that is known", "read", good, ("task_unknown",), [task_id(), prefer()])
 
 
 def _stop_task() -> Schema:
     flag = {"type": "string", "enum": ["0", "1", "false", "true"]}
-    parameters = [_task_id(), _query("force", flag, "skip the graces")]
-    good = {"204": _nothing("The order is recorded, or it was final")}
-    return _operation("stopTask", "Stop a task", "run", good, ("task_unknown", "field_range"), parameters)
+    parameters = [task_id(), query_parameter("force", flag, "skip the graces")]
+    good = {"204": nothing("The order is recorded, or it was final")}
+    return operation("stopTask", "Stop a task", "run", good, ("task_unknown", "field_range"), parameters)
 
 
 def _output(stream: str) -> Schema:
     content = {"text/plain; charset=utf-8": {"schema": {"type": "string"}}, "application/octet-stream": {}}
     good = {"200": {"description": "What the guest wrote so far", "content": content}}
     name = f"get{stream.capitalize()}"
-    return _operation(name, f"A task's {stream}", "read", good, ("task_unknown",), [_task_id()])
+    return operation(name, f"A task's {stream}", "read", good, ("task_unknown",), [task_id()])
+
+
+def _metrics() -> Schema:
+    content = {METRICS: {"schema": {"type": "string"}}}
+    good = {"200": {"description": "Prometheus's text format", "content": content}}
+    return operation("getMetrics", "Figures for a monitoring system", "read", good, ())
 
 
 # -- health ------------------------------------------------------------------------------------------------------------
 
 
 def _health(name: str, summary: str) -> Schema:
-    return _operation(name, summary, None, {"200": _any_json()}, (), everywhere=_EVERYWHERE)
+    return operation(name, summary, None, {"200": any_json()}, (), everywhere=EVERYWHERE)
 
 
 def _readyz() -> Schema:
     codes = ("draining", "coordinator_unavailable")
     summary = "Whether the worker takes work, and how full it is"
-    return _operation("getReadyz", summary, None, {"200": _json("Ready")}, codes, everywhere=_EVERYWHERE)
-
-
-# -- parts -------------------------------------------------------------------------------------------------------------
-
-
-def _operation(
-    name: str,
-    summary: str,
-    scope: str | None,
-    good: dict[str, Schema],
-    codes: tuple[str, ...],
-    parameters: list[Schema] | None = None,
-    everywhere: tuple[str, ...] = _EVERYWHERE + _CONTROL,
-) -> Schema:
-    by_status: dict[str, list[str]] = {}
-    for code in dict.fromkeys((*codes, *everywhere)):
-        by_status.setdefault(str(KINDS[code].status), []).append(code)
-    problems = {status: _problem_response(tuple(found)) for status, found in sorted(by_status.items())}
-    operation: Schema = {"operationId": name, "summary": summary, "responses": {**good, **problems}}
-    if parameters:
-        operation["parameters"] = parameters
-    if scope is not None:
-        operation["x-scope"] = scope
-    return operation
-
-
-def _problem_response(codes: tuple[str, ...]) -> Schema:
-    schema = {"allOf": [ref("Problem"), {"properties": {"code": {"enum": list(codes)}}}]}
-    response: Schema = {"description": ", ".join(codes), "content": {CONTENT_TYPE: {"schema": schema}}}
-    if any(KINDS[code].retry_after_s is not None for code in codes):
-        response["headers"] = {"Retry-After": {"required": False, "schema": {"type": "string"}}}
-    return response
-
-
-def _json(name: str, description: str = "As it is now") -> Schema:
-    return {"description": description, "content": {JSON: {"schema": ref(name)}}}
-
-
-def _any_json() -> Schema:
-    return {"description": "As it is now", "content": {JSON: {"schema": {"type": "object"}}}}
-
-
-def _nothing(description: str) -> Schema:
-    return {"description": description}
-
-
-def _text_header(*, required: bool = True) -> Schema:
-    return {"required": required, "schema": {"type": "string"}}
-
-
-def _path(name: str, pattern: str) -> Schema:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": pattern}}
-
-
-def _digest() -> Schema:
-    return _path("digest", DIGEST)
-
-
-def _task_id() -> Schema:
-    return _path("task_id", TASK_ID)
-
-
-def _query(name: str, schema: dict[str, Any], description: str | None = None) -> Schema:
-    parameter = {"name": name, "in": "query", "required": False, "schema": schema}
-    return {**parameter, "description": description} if description else parameter
-
-
-def _prefer() -> Schema:
-    description = (
-        f"wait=N: answer when the task is final, or after N seconds, 0 to {MAX_WAIT_S}; others are passed over"
-    )
-    schema = {"type": "string", "examples": ["wait=10"]}
-    return {"name": "Prefer", "in": "header", "required": False, "schema": schema, "description": description}
-
-
-def _page_parameters() -> list[Schema]:
-    limit = {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 50}
-    return [_query("limit", limit), _query("after", {"type": "string"}, "the `next` of the page before")]
+    return operation("getReadyz", summary, None, {"200": json_response("Ready")}, codes, everywhere=EVERYWHERE)

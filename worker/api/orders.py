@@ -9,8 +9,13 @@ from worker.errors import NoAnswer, NotSent, WorkerError
 
 # A watch is answered when its time has come; what comes later than this doesn't come.
 _WATCH_MARGIN_S = 1.0
-# Headers that the coordinator knows nothing of.
-_FIELDS = {"idempotency_mismatch": "idempotency-key", "idempotency_in_progress": "idempotency-key"}
+# What the client called it; the coordinator knows no headers and no paths.
+_FIELDS = {
+    "idempotency_mismatch": "idempotency-key",
+    "idempotency_in_progress": "idempotency-key",
+    "revision_exists": "function.revision",
+    "generation_mismatch": "if-match",
+}
 
 
 async def order(services: Services, command: Command, location: str) -> Done:

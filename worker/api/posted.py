@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from msgspec import UNSET, UnsetType
 
-from worker.api.admission import Admission
+from worker.api.admission import Admission, Facts
+from worker.api.posted_service import DEFAULT_QUEUE_MS, check_kind, longest_queue, make_service
 from worker.api.problems import Problem
 from worker.api.schemas import (
     MAX_ARGS_AND_ENV_BYTES,
     MAX_LABEL_KEY_BYTES,
     MAX_LABEL_VALUE_BYTES,
     MAX_STDIN_BYTES,
-    SERVICE_FIELDS,
     Base64,
     Post,
     PostedMount,
@@ -44,11 +44,13 @@ class Specs:
     config: Config
     admission: Admission
     volumes: frozenset[str]
+    longest_queue: int
 
     @classmethod
     def by(cls, config: Config, admission: Admission) -> Specs:
         volumes = [read_volume(text) for text in config.volumes]
-        return cls(config, admission, frozenset(volume.name for volume in volumes if volume is not None))
+        names = frozenset(volume.name for volume in volumes if volume is not None)
+        return cls(config, admission, names, longest_queue())
 
     def make(self, post: Post) -> tuple[TaskSpec, bytes]:
         """The spec of a posted task, and its stdin.
@@ -56,7 +58,7 @@ class Specs:
         Raises:
             Problem: of status 422, or module_unknown; the first thing that is wrong.
         """
-        _check_kind(post)
+        check_kind(post)
         limits = self._limits(post)
         args, env = _args_and_env(post)
         stdin = _stdin(post.stdin)
@@ -64,10 +66,12 @@ class Specs:
         mounts = self._mounts(post)
         labels = _labels(post.labels)
         digest, url = self._module(post)
-        entry = self._entry(post, digest)
+        facts = self._facts(digest, url)
+        service = make_service(post, facts, limits, self.longest_queue) if post.kind == "service" else None
+        entry = _entry(post, facts) if service is None else None
         name = post.name or (short_digest(digest) if digest else "")
         spec = TaskSpec(
-            kind=Kind.JOB,
+            kind=Kind(post.kind),
             name=name,
             digest=digest,
             url=url,
@@ -76,13 +80,14 @@ class Specs:
             env=env,
             stdin_bytes=len(stdin),
             limits=limits,
-            queue_ms=None if post.queue_ms is UNSET else post.queue_ms,
+            queue_ms=_queue_ms(post),
             mounts=mounts,
-            isolation=Isolation(post.isolation),
+            isolation=Isolation(post.isolation or Isolation.PROCESS),
             unknown_imports=post.unknown_imports,
             labels=labels,
-            retry_max=post.retry.max,
+            retry_max=post.retry.max if post.retry else 0,
             priority=post.priority,
+            service=service,
         )
         return spec, stdin
 
@@ -130,34 +135,35 @@ class Specs:
             raise Problem("url_refused", why, "module.url")
         return digest, url
 
-    def _entry(self, post: Post, digest: str | None) -> Entry | None:
-        """The typed entry, once the module let us in; untyped where the module is still to be fetched."""
-        export = post.entry.export if post.entry else None
-        params_json = _params_json(post)
+    def _facts(self, digest: str | None, url: str | None) -> Facts | None:
+        """What is known of the module, None where it is still to be fetched."""
         facts = self.admission.facts(digest) if digest is not None else None
-        if facts is None and not post.module.url:
+        if facts is None and not url:
             raise Problem("module_unknown", f"no module {digest} is here; POST /modules it first", "module.digest")
-        types = facts.check(export, post.unknown_imports) if facts is not None else None
-        if export is None:
-            return None
-        try:
-            if types is not None:
-                return Entry(export, values.read_params(params_json, types), params_json)
-            values.check_untyped(params_json)
-        except values.BadParam as exc:
-            field = "entry.params" if exc.index is None else f"entry.params[{exc.index}]"
-            raise Problem("entry_invalid", exc.message, field) from None
-        return Entry(export, None, params_json)
+        return facts
 
 
-def _check_kind(post: Post) -> None:
-    if post.kind == "service":
-        raise Problem("field_range", "kind must be job: this version of the worker runs no services", "kind")
-    for name in SERVICE_FIELDS:
-        if getattr(post, name) is not UNSET:
-            raise Problem("field_conflict", f"{name} is a service's, and this is a job", name)
-    if post.isolation == "instance" and post.mounts:
-        raise Problem("field_conflict", "isolation is process where there are mounts", "isolation")
+def _queue_ms(post: Post) -> int | None:
+    if isinstance(post.queue_ms, int):
+        return post.queue_ms
+    return DEFAULT_QUEUE_MS if post.kind == "service" else None
+
+
+def _entry(post: Post, facts: Facts | None) -> Entry | None:
+    """The typed entry, once the module let us in; untyped where the module is still to be fetched."""
+    export = post.entry.export if post.entry else None
+    params_json = _params_json(post)
+    types = facts.check(export, post.unknown_imports) if facts is not None else None
+    if export is None:
+        return None
+    try:
+        if types is not None:
+            return Entry(export, values.read_params(params_json, types), params_json)
+        values.check_untyped(params_json)
+    except values.BadParam as exc:
+        field = "entry.params" if exc.index is None else f"entry.params[{exc.index}]"
+        raise Problem("entry_invalid", exc.message, field) from None
+    return Entry(export, None, params_json)
 
 
 def _args_and_env(post: Post) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
@@ -178,8 +184,10 @@ def _args_and_env(post: Post) -> tuple[tuple[str, ...], tuple[tuple[str, str], .
     return tuple(post.args), tuple(post.env.items())
 
 
-def _stdin(posted: str | Base64) -> bytes:
+def _stdin(posted: str | Base64 | UnsetType) -> bytes:
     field = "stdin"
+    if isinstance(posted, UnsetType):
+        return b""
     if isinstance(posted, str):
         data = posted.encode()
     else:

@@ -108,6 +108,9 @@ class Problem(WorkerError):
         executed: where the truth is another than the code's usual one.
         headers: of the answer.
         extra: further members of the document.
+
+    Attributes:
+        status: the code's own; another only for a load balancer that asked for it (DESIGN 9).
     """
 
     def __init__(
@@ -123,6 +126,7 @@ class Problem(WorkerError):
         super().__init__(detail)
         self.code = code
         self.kind = KINDS[code]
+        self.status = self.kind.status
         self.detail = detail
         self.field = field
         self.executed = executed or self.kind.executed
@@ -136,7 +140,7 @@ class Problem(WorkerError):
         document: dict[str, object] = {
             "type": f"urn:galago:problem:{self.code}",
             "title": self.kind.title,
-            "status": self.kind.status,
+            "status": self.status,
             "code": self.code,
             "detail": printable(self.detail, MAX_DETAIL_BYTES),
         }

@@ -10,7 +10,7 @@ import orjson
 from worker.api.posted import short_digest
 from worker.core.changes import Note
 from worker.core.module import Extern, Module
-from worker.core.task import RunnerInfo, Task, TaskSpec
+from worker.core.task import RunnerInfo, Service, Task, TaskSpec
 from worker.core.values import write_values
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -104,6 +104,28 @@ def _spec(spec: TaskSpec) -> Document:
         "labels": dict(spec.labels),
         "retry": {"max": spec.retry_max},
         "priority": spec.priority,
+        **(_NO_SERVICE if spec.service is None else service_members(spec.service)),
+    }
+
+
+_NO_SERVICE: Document = dict.fromkeys(("function", "handler", "scale", "reuse"))
+
+
+def service_members(service: Service) -> Document:
+    """The members of a task's document that a service alone has a value for."""
+    handler, scale, reuse = service.handler, service.scale, service.reuse
+    return {
+        "function": {"name": service.function, "revision": service.revision, "default": service.default},
+        "handler": {
+            "abi": handler.abi,
+            "export": handler.export or None,
+            "auth": handler.auth,
+            "expose_usage": handler.expose_usage,
+            "retryable": handler.retryable,
+            "on_disconnect": handler.on_disconnect,
+        },
+        "scale": {"min": scale.min, "max": scale.max, "idle_ms": scale.idle_ms, "queue": scale.queue},
+        "reuse": {"max_calls": reuse.max_calls, "max_memory_bytes": reuse.max_memory_bytes},
     }
 
 

@@ -25,6 +25,8 @@ MAX_LABEL_VALUE_BYTES = 256
 MAX_ARGS_AND_ENV_BYTES = 128 * 1024
 MAX_STDIN_BYTES = 1024 * 1024
 DAY_MS = 24 * 3600 * 1000
+MAX_RUNNERS_OF_REVISION = 64
+MAX_CALLS_OF_INSTANCE = 10**6
 
 
 class ModuleRef(Struct, forbid_unknown_fields=True, frozen=True):
@@ -59,8 +61,38 @@ class Retry(Struct, forbid_unknown_fields=True, frozen=True):
     max: Annotated[int, Meta(ge=0, le=10)] = 0
 
 
+class PostedFunction(Struct, forbid_unknown_fields=True, frozen=True):
+    name: Name
+    revision: Name
+    default: bool = False
+
+
+class PostedHandler(Struct, forbid_unknown_fields=True, frozen=True):
+    abi: Literal["wagi", "export"]
+    export: Text | UnsetType = UNSET
+    auth: Literal["none", "token"] = "none"
+    expose_usage: bool = False
+    retryable: bool = False
+    on_disconnect: Literal["finish", "cancel"] = "finish"
+
+
+class PostedScale(Struct, forbid_unknown_fields=True, frozen=True):
+    min: Annotated[int, Meta(ge=0, le=MAX_RUNNERS_OF_REVISION)] = 0
+    max: Annotated[int, Meta(ge=1, le=MAX_RUNNERS_OF_REVISION)] = 4
+    idle_ms: Annotated[int, Meta(ge=0, le=DAY_MS)] = 60_000
+    queue: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+
+
+class PostedReuse(Struct, forbid_unknown_fields=True, frozen=True):
+    max_calls: Annotated[int, Meta(ge=1, le=MAX_CALLS_OF_INSTANCE)] = 1
+    max_memory_bytes: Annotated[int, Meta(ge=64 * 1024)] | UnsetType = UNSET
+
+
 class Post(Struct, forbid_unknown_fields=True, frozen=True):
-    """A task as it is posted. `function` to `reuse` are a service's alone, and are looked at by nobody yet."""
+    """A task as it is posted. What one kind alone has is UNSET where it isn't given, so that the other can refuse it.
+
+    A job's: `entry`, `stdin`, `isolation`, `retry`. A service's: `function`, `handler`, `scale`, `reuse`.
+    """
 
     kind: Literal["job", "service"]
     module: ModuleRef
@@ -68,23 +100,21 @@ class Post(Struct, forbid_unknown_fields=True, frozen=True):
     entry: PostedEntry | UnsetType = UNSET
     args: Annotated[list[str], Meta(max_length=256)] = []
     env: Annotated[dict[str, str], Meta(max_length=256)] = {}
-    stdin: str | Base64 = ""
+    stdin: str | Base64 | UnsetType = UNSET
     limits: PostedLimits = PostedLimits()
     queue_ms: Annotated[int, Meta(ge=0, le=DAY_MS)] | UnsetType = UNSET
     callback_url: Url | UnsetType = UNSET
     mounts: Annotated[list[PostedMount], Meta(max_length=16)] = []
-    isolation: Literal["process", "instance"] = "process"
+    isolation: Literal["process", "instance"] | UnsetType = UNSET
     unknown_imports: Literal["deny", "stub"] = "deny"
     labels: Annotated[dict[str, str], Meta(max_length=32)] = {}
-    retry: Retry = Retry()
+    retry: Retry | UnsetType = UNSET
     priority: Annotated[int, Meta(ge=0, le=9)] = 0
-    function: Raw | UnsetType = UNSET
-    handler: Raw | UnsetType = UNSET
-    scale: Raw | UnsetType = UNSET
-    reuse: Raw | UnsetType = UNSET
+    function: PostedFunction | UnsetType = UNSET
+    handler: PostedHandler | UnsetType = UNSET
+    scale: PostedScale | UnsetType = UNSET
+    reuse: PostedReuse | UnsetType = UNSET
 
-
-SERVICE_FIELDS = ("function", "handler", "scale", "reuse")
 
 _decode = msgspec.json.Decoder(Post).decode
 
@@ -98,6 +128,9 @@ _CHOICES = {
     "mode": "ro or rw",
     "isolation": "process or instance",
     "unknown_imports": "deny or stub",
+    "abi": "wagi or export",
+    "auth": "none or token",
+    "on_disconnect": "finish or cancel",
 }
 _JSON_NAMES = {
     "str": "a string",

@@ -19,16 +19,11 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from gunicorn.asgi.protocol import ASGIProtocol
-
 from worker.api.problems import CONTENT_TYPE, Problem
+from worker.api.server_calls import CallProtocol
 
 if TYPE_CHECKING:
     from worker.api.server_worker import Worker
-
-# gunicorn looks for gunicorn_h1c when the first connection comes, notes what it found in the class of that connection,
-# and reads it from ASGIProtocol: for a subclass it would never be found.
-ASGIProtocol._check_h1c_protocol_available()
 
 # How long, and for how many bytes, a client may go on sending what nobody will read (nginx: lingering_timeout 5 s).
 LINGER_S = 2.0
@@ -45,16 +40,11 @@ _CODES = {
 }
 
 
-class Connection(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
+class Connection(CallProtocol):
     """One connection of `worker`. `calls_only` tells the application which listener it came by."""
 
-    # gunicorn's
-    _closed: bool
-    _current_request: Any
-
     def __init__(self, worker: Worker, calls_only: bool) -> None:
-        super().__init__(worker)
-        self._calls_only = calls_only
+        super().__init__(worker, calls_only)
         self._limits = worker.limits
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -68,8 +58,8 @@ class Connection(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
     @property
     def idle(self) -> bool:
         """Nothing of a request is here, and nothing of an answer is due."""
-        ready = self._request_ready
-        return not (self._refused or self._head_bytes or self._finishing_calls or ready is None or ready.is_set())
+        busy = self._current_request is not None or self._calling or self._finishing_calls
+        return not (self._refused or self._head_bytes or busy or self._request_ready is None)
 
     @property
     def spare(self) -> bool:
@@ -128,12 +118,12 @@ class Connection(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
 
     def _feed_callback_parser(self, data: bytes) -> bool:
         """Parse on; what is new is the bound on a head's time and size. Returns False once the connection is closed."""
-        if self._request_ready.is_set():  # the body
+        if self._current_request is not None:  # its body, or what follows it
             return bool(super()._feed_callback_parser(data))
         if not super()._feed_callback_parser(data):
             return False
         self._head_bytes += len(data)
-        if not self._request_ready.is_set():
+        if self._current_request is None:
             if self._head_bytes > self._limits.head_bytes:
                 return self._refuse_head()
             if self._head_timer is None:
@@ -146,7 +136,10 @@ class Connection(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
         # Whether it was the head or the body's beginning that was long is looked at only when it could be the head.
         too_long = self._head_bytes > self._limits.head_bytes and self._is_head_too_long()
         self._head_bytes = 0
-        return self._refuse_head() if too_long else True
+        if too_long:
+            return self._refuse_head()
+        self._start_request()
+        return True
 
     def _is_head_too_long(self) -> bool:
         fields = self._current_request.headers_bytes
@@ -185,6 +178,8 @@ class Connection(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
         return scope
 
     def _send_error_response(self, status: int, message: str, extra_headers: Any = ()) -> None:
+        if self._closed:
+            return  # nobody is there to be told
         self._error_sent = True
         if status in _CODES:
             problem = Problem(_CODES[status], message)

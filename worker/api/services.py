@@ -17,6 +17,7 @@ from worker.core.commands import Command, Reply
 from worker.core.module import Module
 from worker.core.task import State, Task
 from worker.shared.blobs import Blobs
+from worker.shared.routes import FunctionRow, Route
 from worker.shared.table import TaskFilter, TokenUsage
 
 T = TypeVar("T")
@@ -37,6 +38,9 @@ class Page(Protocol):
     """`worker.shared.page.PageReader`."""
 
     @property
+    def route_generation(self) -> int: ...
+
+    @property
     def draining(self) -> bool: ...
 
     @property
@@ -44,6 +48,18 @@ class Page(Protocol):
 
     @property
     def coordinator_beat_us(self) -> int: ...
+
+    @property
+    def runners_total(self) -> int: ...
+
+    @property
+    def runners_free(self) -> int: ...
+
+    @property
+    def queued_tasks(self) -> int: ...
+
+    @property
+    def waiting_calls(self) -> int: ...
 
 
 class Reader(Protocol):
@@ -66,6 +82,14 @@ class Reader(Protocol):
     def module(self, digest: str) -> Module | None: ...
 
     def modules(self, limit: int = 50, after: str | None = None) -> tuple[list[Module], str | None]: ...
+
+    def routes(self) -> tuple[list[FunctionRow], list[Route]]: ...
+
+    def function(self, name: str) -> tuple[FunctionRow, list[Route]] | None: ...
+
+    def functions(
+        self, limit: int = 50, after: str | None = None
+    ) -> tuple[list[FunctionRow], list[Route], str | None]: ...
 
 
 @dataclass(frozen=True, slots=True)
