@@ -12,10 +12,16 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import jobs
+from benchmarks import calls, jobs, sealing
 from benchmarks.measure import Row, table
 
-SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {"jobs": jobs.rows}
+SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {
+    "jobs": jobs.rows,
+    "sealing": sealing.rows,
+    "warm": calls.warm,
+    "cold": calls.cold,
+    "density": calls.density,
+}
 
 
 def machine() -> dict[str, object]:

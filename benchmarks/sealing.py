@@ -1,0 +1,119 @@
+"""Section `sealing`: what the seal costs, from the fork to READY and to a job's reaped end, beside the same unsealed.
+
+Below the worker: a zygote of our own, as `tests/runner` start one, and no coordinator. Unsealed is the same zygote with
+every layer taken out that a child applies by itself; what was inherited costs nobody anything and stays.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import wasmtime
+
+from benchmarks.measure import Row, Summary, alternate
+from benchmarks.node import HELLO
+from runner.protocol.control import FLAG_ONE_JOB
+from tests.runner.zygote_host import ZygoteHost
+
+AIM_EXTRA_MS, AIM_TOTAL_MS = 0.3, 2.0
+PEER = "unsealed"
+# A zygote in which nothing is found possible that a child would have to do: it plans no step of the seal.
+UNSEALED = "benchmarks.unsealed_zygote"
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """Both figures, each as soon as it is measured; as root with every layer, as an ordinary user with what it has."""
+    rounds, times = (3, 20) if quick else (12, 50)
+    with zygotes() as (sealed, unsealed):
+        artifact = compiled(sealed)
+        try:
+            for what, measure, aim in (
+                ("fork to sealed and ready", ready_ms, f"aim: at most {AIM_EXTRA_MS} ms more"),
+                ("fork, sealed, hello job, reaped", job_ms, f"aim: at most {AIM_TOTAL_MS} ms"),
+                ("the same, CPU time of the process", job_cpu_ms, "told apart from how busy the machine is"),
+            ):
+                ours, theirs = alternate(
+                    rounds,
+                    _timed(measure, sealed, artifact, times),
+                    _timed(measure, unsealed, artifact, times),
+                )
+                yield _row(what, ours, theirs, aim)
+        finally:
+            os.close(artifact)
+
+
+def _row(what: str, ours: list[float], theirs: list[float], aim: str) -> Row:
+    samples = {"ours": ours, "peer": theirs}
+    return Row("sealing", what, "ms", "lower", Summary.of(ours), PEER, Summary.of(theirs), aim, samples)
+
+
+@contextmanager
+def zygotes() -> Iterator[tuple[ZygoteHost, ZygoteHost]]:
+    """A sealing zygote and one that doesn't."""
+    with TemporaryDirectory(prefix="galago-bench-") as directory:
+        hosts: list[ZygoteHost] = []
+        try:
+            for arguments, module in (((), "runner.zygote"), (("allow_unsealed=1",), UNSEALED)):
+                root = Path(directory) / module
+                root.mkdir(mode=0o755)
+                hosts.append(ZygoteHost(root, *arguments, module=module).wait_ready())
+            yield hosts[0], hosts[1]
+        finally:
+            for host in hosts:
+                host.close()
+
+
+def compiled(zygote: ZygoteHost) -> int:
+    """The artifact of a hello command, in a sealed memfd."""
+    outcome, artifact = zygote.compile(bytes(wasmtime.wat2wasm(HELLO)))
+    assert outcome.reason == "exit", outcome.detail
+    return artifact
+
+
+def _timed(
+    measure: Callable[[ZygoteHost, int], float], zygote: ZygoteHost, artifact: int, times: int
+) -> Callable[[], list[float]]:
+    return lambda: [measure(zygote, artifact) for _ in range(times)]
+
+
+def ready_ms(zygote: ZygoteHost, artifact: int) -> float:
+    """From asking for the fork to READY, the artifact's load within it; the runner's end isn't timed."""
+    start = time.perf_counter()
+    run = zygote.spawn()
+    run.load(artifact)
+    run.ready_layers()
+    elapsed = time.perf_counter() - start
+    run.hang_up()
+    assert run.finish() == 0
+    zygote.runs.clear()
+    return elapsed * 1000
+
+
+def job_ms(zygote: ZygoteHost, artifact: int) -> float:
+    """From asking for the fork to the reaped process, a job with its output in between."""
+    return _job(zygote, artifact)[0] * 1000
+
+
+def job_cpu_ms(zygote: ZygoteHost, artifact: int) -> float:
+    """What the kernel counted of the same: from the fork, whose page faults are most of it, to the end."""
+    return _job(zygote, artifact)[1] * 1000
+
+
+def _job(zygote: ZygoteHost, artifact: int) -> tuple[float, float]:
+    """One job's time and CPU time, in seconds."""
+    start = time.perf_counter()
+    run = zygote.spawn()
+    run.load(artifact, flags=FLAG_ONE_JOB)
+    run.job()
+    outcome = run.outcome()
+    assert run.finish() == 0
+    elapsed = time.perf_counter() - start
+    assert (outcome.reason, run.stdout()) == ("exit", b"hello world\n")
+    run.close_outputs()
+    zygote.runs.clear()
+    return elapsed, run.cpu_s
