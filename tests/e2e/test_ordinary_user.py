@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from tests.e2e import guests
-from tests.e2e.harness import HELLO, ROOT, Worker, await_dead, pid_of, running, strays, wait_for, wasm
+from tests.e2e.calling import call as call_service
+from tests.e2e.calling import deploy
+from tests.e2e.harness import HELLO, ROOT, Worker, await_dead, fields, pid_of, running, strays, wait_for, wasm
 
 NOBODY = 65534
 FUEL = 10**15
@@ -57,6 +59,13 @@ def worker(place: Path, how: dict[str, Any]) -> Iterator[Worker]:
 def call(worker: Worker, export: str, *params: Any, **task: Any) -> dict[str, Any]:
     digest = worker.upload(wasm(guests.SLEEPER))
     return worker.run(digest, entry={"export": export, "params": list(params)}, **task)
+
+
+def test_a_service_answers_calls(worker: Worker) -> None:
+    task = deploy(worker, worker.upload(wasm(HELLO)), "f", "r1")
+    assert [b"hello world\n"] * 3 == [call_service(worker, task["id"]).body for _ in range(3)]
+    worker.order_stop(task["id"])
+    assert ("completed", "stopped") == fields(worker.await_end(task["id"]), "state", "reason")
 
 
 def test_nobody_of_the_worker_has_another_uid_or_a_capability_outside_of_a_user_namespace(worker: Worker) -> None:

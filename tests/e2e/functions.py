@@ -1,0 +1,109 @@
+"""Functions for the tests of calls: guests that tell who answered, and clients that call all the time."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from typing import Any
+
+import httpx
+
+from tests.e2e.harness import Worker, wait_for, wasm
+
+
+def speaker(text: str) -> bytes:
+    """A WAGI handler that answers with `text`, whatever it is asked."""
+    answer = f"Content-Type: text/plain\n\n{text}"
+    data = answer.replace("\n", "\\n")
+    return wasm(
+        f"""(module (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1) (data (i32.const 16) "{data}")
+        (func (export "_start") (i32.store (i32.const 0) (i32.const 16))
+         (i32.store (i32.const 4) (i32.const {len(answer)}))
+         (drop (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"""
+    )
+
+
+# `count` tells how often it was called in this instance; `forever`, `trap`, `burn` end badly; `add` adds; `grow` takes
+# as many pages and gives what there were before.
+EXPORTS = wasm(
+    """(module (memory (export "memory") 1 1000) (global $calls (mut i32) (i32.const 0))
+    (func (export "count") (result i32)
+     (global.set $calls (i32.add (global.get $calls) (i32.const 1))) (global.get $calls))
+    (func (export "peek") (result i32) (local $was i32)
+     (local.set $was (i32.load (i32.const 64))) (i32.store (i32.const 64) (i32.const 7)) (local.get $was))
+    (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1)))
+    (func (export "both") (param i64 f64) (result f64 i64) (local.get 1) (local.get 0))
+    (func (export "trap") unreachable)
+    (func (export "forever") (loop $again (br $again)))
+    (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0))))"""
+)
+
+
+def deploy(worker: Worker, function: str, revision: str, module: bytes, **service: Any) -> str:
+    """Deploy, wait until it runs: the task's id. `wagi` and the default revision unless told otherwise."""
+    named = {"name": function, "revision": revision, "default": service.pop("default", True)}
+    service.setdefault("handler", {"abi": "wagi"})
+    task_id = worker.start_task(worker.upload(module), kind="service", function=named, **service)
+    worker.await_state(task_id, "running")
+    if named["default"]:  # its row is written right after the one that says `running`
+        defaults = f"/revisions/{function}"
+        wait_for(lambda: worker.http.get(defaults).json().get("default") == revision, f"{revision} is the default")
+    return task_id
+
+
+def deploy_export(worker: Worker, function: str, export: str, **service: Any) -> str:
+    """An export of EXPORTS as a function."""
+    return deploy(worker, function, "r1", EXPORTS, handler={"abi": "export", "export": export}, **service)
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str, str]:
+    """(status, code, executed) of a call that no guest answered; the header says the same as the document."""
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    document = answer.json()
+    assert document["executed"] == answer.headers["x-galago-executed"]
+    return answer.status_code, document["code"], document["executed"]
+
+
+class Callers:
+    """So many clients that call `path` one after the other, each over a kept connection, until the block is left."""
+
+    def __init__(self, worker: Worker, path: str, number: int) -> None:
+        self.answers: list[tuple[int, bytes]] = []
+        self.broken: list[str] = []
+        self._worker = worker
+        self._path = path
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._call) for _ in range(number)]
+
+    def __enter__(self) -> Callers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def await_more(self, answers: int) -> None:
+        """So many more were answered."""
+        target = len(self.answers) + answers
+        wait_for(lambda: len(self.answers) >= target or self.broken, f"{target} answers")
+        assert [] == self.broken
+
+    @property
+    def kinds(self) -> set[tuple[int, bytes]]:
+        return set(self.answers)
+
+    def _call(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._worker.port, timeout=60)
+        while not self._ended.is_set():
+            try:
+                connection.request("GET", self._path)
+                answer = connection.getresponse()
+                self.answers.append((answer.status, answer.read()))
+            except (OSError, http.client.HTTPException) as exc:
+                self.broken.append(repr(exc))
+                connection.close()
+        connection.close()

@@ -1,0 +1,172 @@
+"""Calls to a real worker: switched, reloaded, killed and stopped under load; what one caller leaves, no other finds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.functions import Callers, deploy, deploy_export, refusal, speaker
+from tests.e2e.harness import Worker, wait_for
+from tests.guests.build import guest
+
+
+@pytest.fixture(scope="module")
+def worker(place: Path) -> Iterator[Worker]:
+    running = Worker(place / "data", "--max-runners", "24")
+    running.start()
+    yield running
+    assert 0 == running.stop()
+
+
+def call(worker: Worker, path: str, method: str = "GET", **more: object) -> httpx.Response:
+    answer = worker.http.request(method, f"/functions/{path}", **more)  # type: ignore[arg-type]
+    assert answer.headers["x-galago-executed"] in ("no", "maybe", "yes"), answer.headers
+    return answer
+
+
+def test_six_switches_under_load_fail_no_call(worker: Worker) -> None:
+    deploy(worker, "switched", "a", speaker("from a"))
+    deploy(worker, "switched", "b", speaker("from b"), default=False)
+    with Callers(worker, "/functions/switched", 32) as callers:
+        for revision in "babaab":
+            callers.await_more(200)
+            answer = worker.http.put(f"/revisions/switched/{revision}/default/on")
+            assert 200 == answer.status_code, answer.text
+        callers.await_more(200)
+    assert {(200, b"from a"), (200, b"from b")} == callers.kinds
+    assert [] == callers.broken
+
+
+def test_a_reload_under_load_fails_no_call(worker: Worker) -> None:
+    deploy(worker, "reloaded", "a", speaker("still here"))
+    with Callers(worker, "/functions/reloaded", 8) as callers:
+        for _ in range(2):
+            callers.await_more(100)
+            before = {process.pid for process in worker.role("api")}
+            assert worker.process is not None
+            os.kill(worker.process.pid, signal.SIGHUP)
+            wait_for(lambda was=before: not was & {each.pid for each in worker.role("api")}, "new API workers serve")
+        callers.await_more(100)
+    assert {(200, b"still here")} == callers.kinds
+    assert [] == callers.broken
+
+
+def test_a_runner_killed_in_a_call_costs_that_call_alone(worker: Worker) -> None:
+    deploy_export(worker, "killed", "forever", scale={"min": 1, "max": 1}, limits={"wall_ms": 20_000, "fuel": 10**15})
+    before = {process.pid for process in worker.role("runner")}
+    answers: list[httpx.Response] = []
+    client = worker.client()
+    thread = threading.Thread(target=lambda: answers.append(client.post("/functions/killed")))
+    thread.start()
+    os.kill(_await_burning(worker), signal.SIGKILL)
+    thread.join()
+    client.close()
+    assert (502, "runner_died", "maybe") == refusal(answers[0])
+    wait_for(lambda: {process.pid for process in worker.role("runner")} - before, "another took its place")
+    answer = call(worker, "killed", "POST", headers={"x-galago-limit-wall-ms": "50"})
+    assert (504, "deadline", "yes") == refusal(answer)
+
+
+def _await_burning(worker: Worker) -> int:
+    """The pid of a runner that uses CPU time: more than a tenth of a second since now."""
+    before: dict[int, float] = {}
+
+    def burning() -> int:
+        for process in worker.role("runner"):
+            used = process.cpu_times().user
+            if used - before.setdefault(process.pid, used) > 0.1:
+                return process.pid
+        return 0
+
+    found: int = wait_for(burning, "a runner is in a call")
+    return found
+
+
+def test_warm_functions_go_on_while_the_coordinator_is_stopped(worker: Worker) -> None:
+    deploy(worker, "warm", "a", speaker("warm"), scale={"min": 1, "max": 1})
+    assert 200 == call(worker, "warm").status_code
+    coordinator = worker.one("coordinator")
+    coordinator.suspend()
+    try:
+        for _ in range(50):
+            assert (200, b"warm") == (call(worker, "warm").status_code, call(worker, "warm").content)
+    finally:
+        coordinator.resume()
+    worker.await_ready()
+
+
+def test_what_a_caller_leaves_no_other_finds(worker: Worker) -> None:
+    """Its globals, its memory; and by C's stdio its body, of which the first caller's guest reads nothing."""
+    deploy_export(worker, "globals", "count", scale={"min": 1, "max": 1})
+    assert [{"result": [1]}] * 5 == [call(worker, "globals").json() for _ in range(5)]
+    deploy_export(worker, "memory", "peek", scale={"min": 1, "max": 1})
+    assert [{"result": [0]}] * 5 == [call(worker, "memory").json() for _ in range(5)]
+    deploy(worker, "unread", "a", guest("handler"), scale={"min": 1, "max": 1})
+    told = call(worker, "unread?tell", "POST", content=b"a secret of mine")
+    assert b"hello" not in told.content
+    echoed = call(worker, "unread", "POST", content=b"mine", headers={"content-type": "text/x-mine"})
+    assert (201, b"mine") == (echoed.status_code, echoed.content)
+    assert b"hello world\n" == call(worker, "unread").content
+
+
+def test_an_instance_is_kept_where_the_deployer_says_so(worker: Worker) -> None:
+    deploy_export(worker, "kept", "count", scale={"min": 1, "max": 1}, reuse={"max_calls": 3})
+    assert [1, 2, 3, 1, 2] == [call(worker, "kept").json()["result"][0] for _ in range(5)]
+
+
+def test_a_slow_function_does_not_delay_a_fast_one(worker: Worker) -> None:
+    deploy_export(worker, "slow", "forever", limits={"wall_ms": 1_500, "fuel": 10**15}, scale={"max": 2})
+    deploy(worker, "fast", "a", speaker("fast"), scale={"min": 1})
+    with Callers(worker, "/functions/slow", 8) as callers:
+        _await_burning(worker)
+        for _ in range(20):
+            assert b"fast" == call(worker, "fast").content
+            assert {504} >= {status for status, _ in callers.answers}
+
+
+def test_a_full_backlog_is_told_at_once(worker: Worker) -> None:
+    deploy_export(
+        worker, "full", "forever", limits={"wall_ms": 3_000, "fuel": 10**15}, scale={"max": 1, "queue": 1}, queue_ms=20
+    )
+    with Callers(worker, "/functions/full", 6) as callers:
+        wait_for(lambda: [body for status, body in callers.answers if status == 429], "one too many")
+    codes = {
+        (status, "function_queue_full" if b"function_queue_full" in body else "") for status, body in callers.answers
+    }
+    assert (429, "function_queue_full") in codes
+    assert {429, 503, 504} >= {status for status, _ in codes}
+
+
+@pytest.mark.parametrize(
+    ("export", "params", "limits", "expected"),
+    [
+        ("trap", "[]", {}, (502, "guest_trap", "yes")),
+        ("forever", "[]", {"fuel": 100_000}, (504, "fuel", "yes")),
+        ("forever", "[]", {"fuel": 10**15, "wall_ms": 40}, (504, "deadline", "yes")),
+    ],
+)
+def test_how_a_call_went_wrong_is_told(
+    worker: Worker, export: str, params: str, limits: dict[str, int], expected: tuple[int, str, str]
+) -> None:
+    name = f"{export}{len(limits)}"
+    deploy_export(worker, name, export, limits=limits)
+    headers = {"content-type": "application/json"}
+    assert expected == refusal(call(worker, name, "POST", content=f'{{"params": {params}}}', headers=headers))
+
+
+def test_a_function_starts_from_nothing_and_goes_back_to_it(worker: Worker) -> None:
+    before = len(worker.role("runner"))
+    task_id = deploy(worker, "rare", "a", speaker("rare"), scale={"min": 0, "max": 2, "idle_ms": 50})
+    wait_for(lambda: len(worker.role("runner")) <= before, "its idle runner is given up")
+    assert b"rare" == call(worker, "rare").content
+    worker.order_stop(task_id)
+    ended = worker.await_end(task_id)
+    assert ("completed", "stopped") == (ended["state"], ended["reason"])
+    assert (404, "no_default_revision", "no") == refusal(call(worker, "rare"))
+    assert (404, "revision_unknown", "no") == refusal(call(worker, "rare/a"))
