@@ -41,7 +41,7 @@ NEEDED = {
         "brk": "fill the heap",
         "mremap": "realloc a large block",
         "madvise": "grow a memory",
-        "futex": "say hello",
+        "futex": "spin to the deadline",
         "rt_sigreturn": "trap",
         "restart_syscall": "be paused in its sleep",
         "getrandom": "random numbers",
