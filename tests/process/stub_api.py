@@ -22,13 +22,12 @@ class StubCalls:
     def begin(self, scope: Any, receive: Any, finish: Any) -> bool:
         if not scope["raw_path"].startswith(b"/functions/begun/"):
             return False
-        rest = {**scope, "raw_path": scope["raw_path"].replace(b"/begun", b"", 1)}
-        task = asyncio.ensure_future(self.respond(rest, receive))
+        task = asyncio.ensure_future(self.respond(scope, receive))
         task.add_done_callback(lambda done: finish(done.result()))
         return True
 
     async def respond(self, scope: Any, receive: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
-        _, _, what, *rest = scope["raw_path"].decode().split("/")
+        _, _, what, *rest = scope["raw_path"].decode().replace("/begun", "").split("/")
         status, body = 200, b""
         match what:
             case "slow":
