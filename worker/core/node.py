@@ -277,7 +277,9 @@ class Node:
     # -- time and effects --------------------------------------------------------------------------------------------
 
     def tick(self, now: Now) -> None:
-        """Handle every timer whose time has come."""
+        """Handle every timer whose time has come; a slot that is free goes out before a wait for it is over."""
+        if self.pool.stale:
+            self._give_out_slots(now)
         for timer in self.timers.pop_due(now.monotonic_us):
             if timer.kind == "watch":
                 task_id, origin = self.watches.end(timer)
