@@ -152,7 +152,7 @@ JUSTIFIED = {
 OWED = frozenset({PROFILE_SERVER, PROFILE_FILES_SERVER})
 # Operations that no rule needs alone, and that have to work all the same.
 ALSO: dict[int, tuple[str, ...]] = {
-    PROFILE_RUNNER: ("grow a table", "spin to the deadline", "sleep"),
+    PROFILE_RUNNER: ("grow a table", "sleep"),
     PROFILE_FILES: ("paths", "stdio", "random"),
 }
 CRASH = "crash in the host"
