@@ -19,6 +19,8 @@ _BOOT = "import sys; sys.path.append({root!r}); from runner.zygote import main; 
 # whose modules each fork would pay for.
 _LEAN = ("-I", "-S", "-E")
 _SEND_BUFFER_BYTES = 1 << 20
+# What a call has beyond its body: its variables, made of the request's head, each byte of which may grow threefold.
+_CALL_HEAD_BYTES = 4 << 20
 
 
 class ZygoteProgram:
@@ -37,6 +39,7 @@ class ZygoteProgram:
             f"root={root.resolve()}",
             f"max_memory_bytes={config.max_memory_bytes}",
             f"max_output_bytes={config.max_output_bytes}",
+            f"max_call_bytes={config.max_body_bytes + _CALL_HEAD_BYTES}",
             f"compiler_memory_bytes={config.compile_memory_bytes}",
             f"compiler_cpu_s={config.compile_wall_s + 1}",  # the coordinator's own kill comes first
             f"user_uid={os.getuid()}",
