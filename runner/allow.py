@@ -17,7 +17,8 @@ from runner.protocol import (
     PROFILE_SERVER,
     STATUS_FD,
 )
-from runner.seccomp import ALL_BITS, RET_ERRNO, Rule, equals, lacks
+from runner.seccomp import ALL_BITS, RET_ERRNO, Rule, equals, is_null, lacks
+from runner.syscalls import FAULT_SIGNALS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
@@ -25,24 +26,24 @@ if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
 
 FIRST_JOB_FD, SECOND_JOB_FD, LAST_JOB_FD = 5, 6, 7
 
-_PROT_EXEC = 4
-_MAP_TYPE, _MAP_PRIVATE = 0xF, 2
-_MADV_DONTNEED, _MADV_FREE = 4, 8
+PROT_EXEC = 4
+MAP_TYPE, MAP_PRIVATE = 0xF, 2
+MADV_DONTNEED, MADV_FREE = 4, 8
 _FUTEX_PRIVATE, _FUTEX_CLOCK_REALTIME = 128, 256
 _FUTEX_WAIT, _FUTEX_WAKE, _FUTEX_WAIT_BITSET, _FUTEX_WAKE_BITSET = 0, 1, 9, 10
-_SIGILL, _SIGBUS, _SIGFPE, _SIGSEGV = 4, 7, 8, 11
-_ITIMER_REAL = 0
+ITIMER_REAL = 0
 _RUSAGE_SELF = 0
 _TCGETS = 0x5401
 _ENOTTY, _ENOSYS = 25, 38
 _PR_SET_NAME = 15
 # linux/fcntl.h: F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
-_FCNTL = (1, 2, 3, 4, 1030)
+FCNTL_COMMANDS = (1, 2, 3, 4, 1030)
 # What glibc's pthread_create asks of clone: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, both tids.
 _THREAD_FLAGS = 0x003D0F00
 
 
-def _futexes() -> list[tuple[tuple[int, int, int], ...]]:
+def futexes() -> list[tuple[tuple[int, int, int], ...]]:
+    """Alternatives: wait and wake, both with a bit set too."""
     mask = ALL_BITS & ~(_FUTEX_PRIVATE | _FUTEX_CLOCK_REALTIME)
     return [((1, mask, operation),) for operation in (_FUTEX_WAIT, _FUTEX_WAKE, _FUTEX_WAIT_BITSET, _FUTEX_WAKE_BITSET)]
 
@@ -52,8 +53,8 @@ _COMPUTE: Final = (
     Rule("munmap", "free memory"),
     Rule("brk", "malloc's heap"),
     Rule("mremap", "realloc of large blocks"),
-    Rule("madvise", "give pages back", equals(2, _MADV_DONTNEED), equals(2, _MADV_FREE)),
-    Rule("futex", "locks, and a lock's timed wait; nothing that changes priorities or moves waiters", *_futexes()),
+    Rule("madvise", "give pages back", equals(2, MADV_DONTNEED), equals(2, MADV_FREE)),
+    Rule("futex", "locks, and a lock's timed wait; nothing that changes priorities or moves waiters", *futexes()),
     Rule("rt_sigreturn", "end of a signal handler"),
     Rule("restart_syscall", "the kernel's own, after SIGSTOP and SIGCONT in a timed wait"),
     Rule("getrandom", "hash seeds, and random_get of WASI"),
@@ -63,7 +64,7 @@ _COMPUTE: Final = (
         "rt_sigaction",
         "wasmtime's handler puts the default back, so that a crash of the host's code is told by its own signal; "
         "the ticker looks whether it did",
-        *[equals(0, signal) for signal in (_SIGILL, _SIGBUS, _SIGFPE, _SIGSEGV)],
+        *[equals(0, signal) for signal in FAULT_SIGNALS],
     ),
 )
 
@@ -73,9 +74,9 @@ _NO_NEW_CODE: Final = (
     Rule(
         "mmap",
         "memory, and private copies of the module's image; never executable, never shared",
-        ((2, _PROT_EXEC, 0), (3, _MAP_TYPE, _MAP_PRIVATE)),
+        ((2, PROT_EXEC, 0), (3, MAP_TYPE, MAP_PRIVATE)),
     ),
-    Rule("mprotect", "growing memories", lacks(2, _PROT_EXEC)),
+    Rule("mprotect", "growing memories", lacks(2, PROT_EXEC)),
     Rule(
         "memfd_create",
         "the image of a memory that isn't exported, made at the first instance: the engine copies the data then",
@@ -91,7 +92,7 @@ _JOB_CONTROL: Final = (
         ((0, ALL_BITS, CONTROL_FD), (3, ALL_BITS, MSG_PEEK | MSG_DONTWAIT)),
         ((0, ALL_BITS, CONTROL_FD), (3, ALL_BITS, MSG_DONTWAIT)),
     ),
-    Rule("setitimer", "the alarm of a job; other timers would send other signals", equals(0, _ITIMER_REAL)),
+    Rule("setitimer", "the alarm of a job; other timers would send other signals", equals(0, ITIMER_REAL)),
     Rule("sigaltstack", "wasmtime gives a thread that runs Wasm a stack for its handler"),
     Rule(
         "close_range",
@@ -126,7 +127,7 @@ _FILES: Final = (
     Rule("epoll_wait", "the runtime's own wait"),
     Rule("epoll_pwait", "the same on aarch64, which has no epoll_wait"),
     Rule("eventfd2", "wake the runtime's wait"),
-    Rule("fcntl", "descriptors' flags; never who gets signals", *[equals(1, command) for command in _FCNTL]),
+    Rule("fcntl", "descriptors' flags; never who gets signals", *[equals(1, command) for command in FCNTL_COMMANDS]),
     Rule("write", "status, the job's output, files, and the runtime's event"),
     Rule("close", "files"),
     Rule(
@@ -183,9 +184,9 @@ _CALLS: Final = (
     Rule(
         "sendto",
         "the answer; a call without an address, a signal or a wait",
-        ((0, ALL_BITS, CALL_FD), (3, ALL_BITS, MSG_DONTWAIT | MSG_NOSIGNAL), (4, ALL_BITS, 0)),
+        ((0, ALL_BITS, CALL_FD), (3, ALL_BITS, MSG_DONTWAIT | MSG_NOSIGNAL), *is_null(4)),
     ),
-    Rule("setitimer", "the alarm of a call; other timers would send other signals", equals(0, _ITIMER_REAL)),
+    Rule("setitimer", "the alarm of a call; other timers would send other signals", equals(0, ITIMER_REAL)),
     Rule("sigaltstack", "wasmtime gives a thread that runs Wasm a stack for its handler"),
     Rule(
         "getrusage",
@@ -213,7 +214,7 @@ FILES_SERVER: Final = (
 COMPILER: Final = (
     *_COMPUTE,
     _NEXT_MESSAGE,
-    Rule("mmap", "memory; never shared", ((3, _MAP_TYPE, _MAP_PRIVATE),)),
+    Rule("mmap", "memory; never shared", ((3, MAP_TYPE, MAP_PRIVATE),)),
     Rule("mprotect", "the engine publishes what it compiled before it is serialised"),
     Rule("pread64", "the module's bytes", equals(0, FIRST_JOB_FD)),
     Rule("write", "status, and the artifact", *[equals(0, fd) for fd in (STATUS_FD, SECOND_JOB_FD)]),

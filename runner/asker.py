@@ -1,7 +1,7 @@
 """Who asks: the one connection that a serving runner has at a time, always descriptor 7.
 
-Raw calls of libc, each of which the filter names with its descriptor and flags. None waits but `accept`, and what comes
-or goes in parts has PATIENCE_MS in all: an API worker that was stopped holds no runner for longer.
+Raw calls of libc, each of which the filter names. None waits but `accept`, and `ppoll` where a request or an answer
+goes in parts, for PATIENCE_MS in all: an API worker that was stopped holds no runner for longer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from time import monotonic_ns
 from runner.errors import ProtocolError
 from runner.messages import MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK
 from runner.protocol.call import CALL_HEAD, MARK, call_length, checked_length
-from runner.syscalls import map_memory
+from runner.syscalls import WRITABLE, map_memory, view_memory
 
 NULL_FD, LISTENER_FD, STDERR_FD, CALL_FD = 0, 5, 6, 7
 PATIENCE_MS = 5000
@@ -36,12 +36,6 @@ _ppoll.argtypes = (c_void_p, c_size_t, c_void_p, c_void_p)
 _recv, _send = _prompt.recv, _prompt.send
 _recv.argtypes = _send.argtypes = (c_int, c_void_p, c_size_t, c_int)
 _recv.restype = _send.restype = c_ssize_t
-
-# (address, length, flags) -> memoryview
-_memory_view = ctypes.pythonapi.PyMemoryView_FromMemory
-_memory_view.restype = ctypes.py_object
-_memory_view.argtypes = (c_void_p, c_ssize_t, c_int)
-_WRITABLE = 0x200  # PyBUF_WRITE
 
 
 class _Wait(ctypes.Structure):
@@ -70,7 +64,7 @@ class Asker:
             self._take_number(NULL_FD)
         self._max_bytes = max_bytes
         self._address = map_memory(BUFFER_BYTES)  # not from the heap: its pages exist only once they are filled
-        self._view: memoryview = _memory_view(self._address, BUFFER_BYTES, _WRITABLE)
+        self._view: memoryview = view_memory(self._address, BUFFER_BYTES, WRITABLE)
         self._peeked = ctypes.create_string_buffer(1)
         self._wait = _Wait(CALL_FD)
 

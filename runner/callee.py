@@ -15,11 +15,11 @@ from time import monotonic_ns
 
 from runner import settings
 from runner.asker import STDERR_FD
-from runner.capi import EXTERN_ITEM, EXTERN_MEMORY, Extern, library, prompt, take_pointer
+from runner.capi import EXTERN_ITEM, EXTERN_MEMORY, Extern, library, prompt
 from runner.errors import EngineError, ProtocolError, RunnerError
 from runner.invoke import ALL_BITS, BITS, kinds_text, may_return, quoted
 from runner.protocol.control import ABI_EXPORT
-from runner.traps import Ending, from_error, from_exit, from_trap
+from runner.traps import Ending, ending_of
 from runner.wasi import packed
 from runner.wasi_abi import MODULE
 
@@ -61,10 +61,13 @@ class Functions:
 
 
 class Callee:
-    """The function of one service. After `call`: what it used, and what its instance's memory came to.
+    """The function of one service: `call`, and `settle` once its answer is sent. After `call`: what it used, and what
+    its instance's memory came to.
 
     `fuel_used`, `ready_ns` (CLOCK_MONOTONIC when the instance was ready to be called), `memory_bytes`.
     """
+
+    BODY_COPIES = 1  # how often a request is in memory at once, variables apart
 
     __slots__ = (
         *("_args", "_calls", "_context", "_do", "_engine", "_entry", "_entry_at", "_entry_name", "_env", "_fuel"),
@@ -128,7 +131,7 @@ class Callee:
             raise ProtocolError(f"this export's parameters have {self._params.size} bytes, not {size}")
 
     def call(self, fuel: int, ticks: int, variables: bytes, body: bytes | memoryview) -> Answered:
-        """One call within `fuel`, and `ticks` of the epoch: what it answers, or how else it ended.
+        """One call within `fuel`, and `ticks` of the epoch: what it answers, or how else it ended. `settle` comes next.
 
         Args:
             variables: NAME=value, each ended by a NUL.
@@ -150,19 +153,48 @@ class Callee:
         self.fuel_used = fuel - self._fuel.value
         if isinstance(answer, Ending) and answer.reason == "exit":
             answer = self._exited()
+        answer = self._judged(answer)
         if self._has_wasi:
             wasi.end()
         self._calls += 1
         self._kept = self._is_good(answer)
-        if not self._kept:
-            do.store_delete(self._store)
         if wasi.failure is not None:
             raise RunnerError(f"a host function failed: {wasi.failure!r}") from wasi.failure
         return answer
 
+    def settle(self) -> None:
+        """Let go of what the call had, which its asker need not wait for."""
+        if not self._kept:
+            self._do.store_delete(self._store)
+
+    def try_instance(self, fuel: int, ticks: int) -> Ending | None:
+        """Make an instance within `fuel`, and `ticks` of the epoch, and drop it: how that ended, None if it is well.
+
+        Raises:
+            RunnerError: the host failed, not the guest.
+        """
+        do, wasi = self._do, self._wasi
+        self._open()
+        self._fuel.value, self._ticks.value = fuel, ticks
+        do.set_fuel(self._context, self._fuel)
+        do.set_epoch(self._context, self._ticks)
+        ending = self._set_up(b"", b"") or self._instantiate()
+        do.get_fuel(self._context, byref(self._fuel))
+        self.fuel_used = fuel - self._fuel.value
+        if self._has_wasi:
+            wasi.end()
+        do.store_delete(self._store)
+        if wasi.failure is not None:
+            raise RunnerError(f"a host function failed: {wasi.failure!r}") from wasi.failure
+        return None if ending is None or ending.reason == "exit" else ending
+
     def is_over(self) -> bool:
         """For the ticker: whether the call is to be interrupted for what it wrote. Here it is when it writes."""
         return False
+
+    def _judged(self, answer: Answered) -> Answered:
+        """The answer, or how the call ended for what is only known now."""
+        return answer
 
     def _set_up(self, variables: bytes, body: bytes | memoryview) -> Ending | None:
         """Make what the guest asks its host for."""
@@ -223,16 +255,9 @@ class Callee:
         return self._wasi.streams.collected or b""
 
     def _ending_of(self, error: int | None, otherwise: str) -> Ending:
-        invoker, serve, wasi = self._invoker, self._serve, self._wasi
-        if wasi.exit_code is not None:
-            invoker.drop(error)
-            return from_exit(wasi.exit_code)
-        if wasi.streams.truncated or wasi.failure is not None:
-            invoker.drop(error)
-            return Ending("output_limit", f"more than {serve.output_bytes} bytes were written")
-        if error:
-            return from_error(error, otherwise)
-        return from_trap(take_pointer(invoker.trap), self._stopped, (self.memory_bytes, serve.memory_bytes))
+        serve = self._serve
+        memory = self.memory_bytes, serve.memory_bytes
+        return ending_of(self._invoker, error, otherwise, serve.output_bytes, self._stopped, memory)
 
     def _is_good(self, answer: Answered) -> bool:
         """Whether the instance is kept for the next call."""

@@ -14,7 +14,7 @@ from runner import wasi_files
 from runner.asker import STDERR_FD
 from runner.callee import Callee
 from runner.syscalls import append_always
-from runner.traps import Ending
+from runner.traps import Ending, over_output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
@@ -29,6 +29,8 @@ _OUTPUTS = (1, 2)
 
 class FilesCallee(Callee):
     """The function of one service with mounts. Made before the seal, which forbids to make the two files."""
+
+    BODY_COPIES = 3  # the request, its body as bytes, and the engine's stdin
 
     __slots__ = ()
 
@@ -50,15 +52,23 @@ class FilesCallee(Callee):
         """Whether the call has written more than it may."""
         return wasi_files.outputs_over(_OUTPUTS, self._serve.output_bytes)
 
-    def call(self, fuel: int, ticks: int, variables: bytes, body: bytes | memoryview) -> Answered:
+    def settle(self) -> None:
         """As Callee's."""
-        answer = super().call(fuel, ticks, variables, body)
+        super().settle()
+        _clear()
+
+    def try_instance(self, fuel: int, ticks: int) -> Ending | None:
+        """As Callee's."""
+        ending = super().try_instance(fuel, ticks)
         if self.is_over():
-            answer = Ending("output_limit", f"more than {self._serve.output_bytes} bytes were written to one stream")
+            ending = over_output(self._serve.output_bytes)
         self._log()
-        for fd in _OUTPUTS:
-            os.ftruncate(fd, 0)
-        return answer
+        _clear()
+        return ending
+
+    def _judged(self, answer: Answered) -> Answered:
+        self._log()
+        return over_output(self._serve.output_bytes) if self.is_over() else answer
 
     def _set_up(self, variables: bytes, body: bytes | memoryview) -> Ending | None:
         super()._set_up(variables, b"")
@@ -71,13 +81,17 @@ class FilesCallee(Callee):
         return _read(1, self._serve.output_bytes)
 
     def _log(self) -> None:
-        limit = self._serve.output_bytes
-        written = _read(2, limit)
-        if written:
-            try:
-                os.write(STDERR_FD, written[: max(limit - os.fstat(STDERR_FD).st_size, 0)])
-            except OSError:
-                return  # a function does not fail for its log
+        try:
+            room = self._serve.output_bytes - os.fstat(STDERR_FD).st_size
+            if room > 0 and (written := _read(2, room)):
+                os.write(STDERR_FD, written)
+        except OSError:
+            return  # a function does not fail for its log
+
+
+def _clear() -> None:
+    for fd in _OUTPUTS:
+        os.ftruncate(fd, 0)
 
 
 def _read(fd: int, most: int) -> bytes:

@@ -16,7 +16,8 @@ import ctypes
 import os
 from ctypes import addressof, c_int, c_long
 
-from runner.syscalls import AARCH64, MACHINE, number, tid_address
+from runner.syscall_numbers import AARCH64, MACHINE
+from runner.syscalls import number, tid_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults

@@ -71,14 +71,11 @@ class Inheritance:
         self.ruleset_fd = -1
         self.landlock_abi = 0
         self.data_bytes = 0
-        self.file_bytes = {profile: RLIM_INFINITY for profile in PROFILES}
+        self.file_bytes = {profile: RLIM_INFINITY for profile in PROFILE_NAMES}
         self.filters: dict[int, seccomp.Filter] = {}
 
     def has(self, layer: str) -> bool:
         return layer in self.layers
-
-
-PROFILES: Final = tuple(PROFILE_NAMES)
 
 
 def inherit(inheritance: Inheritance, forker: Forker, cgroup: bytes = b"") -> None:
@@ -106,7 +103,7 @@ def inherit(inheritance: Inheritance, forker: Forker, cgroup: bytes = b"") -> No
         done.add("no_new_privs")
     done |= find_possible(inheritance, forker)
     inheritance.layers = frozenset(done)
-    inheritance.filters = {profile: seccomp.Filter(seccomp.assemble(allow.RULES[profile])) for profile in PROFILES}
+    inheritance.filters = {profile: seccomp.Filter(seccomp.assemble(allow.RULES[profile])) for profile in PROFILE_NAMES}
 
 
 def limit_resources() -> None:

@@ -9,13 +9,13 @@ from ctypes import byref
 from time import monotonic_ns, process_time_ns
 
 from runner import wasi_files
-from runner.capi import EXTERN_FUNC, check, library, take_pointer, value_kinds
+from runner.capi import EXTERN_FUNC, check, library, value_kinds
 from runner.errors import EngineError, RunnerError
 from runner.linking import FIRST_IMAGE_FD, Invoker, Prepared, Store
 from runner.protocol import F32, F64, I32, VALUE_NAMES
 from runner.protocol.control import ENTRY_EXPORT
 from runner.protocol.status import Outcome
-from runner.traps import Ending, from_error, from_exit, from_trap
+from runner.traps import Ending, ending_of, from_exit, over_output
 from runner.wasi_abi import STDERR, STDOUT
 
 TYPE_CHECKING = False
@@ -27,10 +27,12 @@ if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
 
     Values = tuple[tuple[int, int], ...]  # (value kind, raw 64 bits)
 
-__all__ = ["FIRST_IMAGE_FD", "TICK_MS", "Invoker", "Prepared", "run"]
+__all__ = ["ALARM_MARGIN_MS", "FIRST_IMAGE_FD", "TICK_MS", "Invoker", "Prepared", "run", "ticks_of"]
 
 # The ticker pushes the epoch this often; a deadline is so many ticks.
 TICK_MS = 5
+# The alarm that ends what blocks in the host comes so much after its deadline.
+ALARM_MARGIN_MS = 200
 
 # More results than this and OUTCOME's frame would not hold them.
 MAX_RESULTS = 1000
@@ -38,6 +40,11 @@ MAX_RESULTS = 1000
 MAX_SIGNATURES = 64
 BITS = {I32: 0xFFFFFFFF, F32: 0xFFFFFFFF}
 ALL_BITS = 0xFFFFFFFFFFFFFFFF
+
+
+def ticks_of(wall_ms: int) -> int:
+    """A deadline in ticks of the epoch, with one to spare: the epoch may move just as it is set."""
+    return -(-wall_ms // TICK_MS) + 1
 
 
 def run(
@@ -54,8 +61,8 @@ def run(
     started_ns, cpu_ns = monotonic_ns(), process_time_ns()
     wasi = prepared.invoker.wasi
     outputs = (stdout_fd, stderr_fd)
-    ticks = -(-job.wall_ms // TICK_MS) + 1
-    store = Store(prepared.invoker.engine, fuel=job.fuel, ticks=ticks, memory_bytes=job.memory_bytes)
+    engine = prepared.invoker.engine
+    store = Store(engine, fuel=job.fuel, ticks=ticks_of(job.wall_ms), memory_bytes=job.memory_bytes)
     one = _Run(prepared, job, store.context, stopped)
     try:
         wasi.begin(store.context, job.args, job.env, stdin, outputs, job.output_bytes)
@@ -95,7 +102,7 @@ def _cap_files(outcome: Outcome, outputs: tuple[int, int], job: Job) -> None:
     cut = wasi_files.cut_outputs(outputs, job.output_bytes)
     outcome.stdout_truncated, outcome.stderr_truncated = cut
     if any(cut):
-        ending = _over_limit(job)
+        ending = over_output(job.output_bytes)
         outcome.reason, outcome.detail = ending.reason, ending.detail
         outcome.trap_code = outcome.exit_code = None
         outcome.results = ()
@@ -171,19 +178,11 @@ class _Run:
 
     def _ending_of(self, error: int | None, otherwise: str) -> Ending | None:
         """What an instantiation or a call came to: None if it returned."""
-        invoker = self.invoker
+        invoker, job = self.invoker, self.job
         if not error and not invoker.trap:
             return None
-        wasi = invoker.wasi
-        if wasi.exit_code is not None:
-            invoker.drop(error)
-            return from_exit(wasi.exit_code)
-        if wasi.streams.truncated or wasi.failure is not None:
-            invoker.drop(error)
-            return _over_limit(self.job)
-        if error:
-            return from_error(error, otherwise)
-        return from_trap(take_pointer(invoker.trap), self.stopped, (self.memory_bytes(), self.job.memory_bytes))
+        memory = self.memory_bytes(), job.memory_bytes
+        return ending_of(invoker, error, otherwise, job.output_bytes, self.stopped, memory)
 
     def _signature(self, name: bytes) -> Signature | None:
         """The value kinds of an exported function, None if there is none of that name; asked once a module."""
@@ -208,10 +207,6 @@ class _Run:
     def memory_bytes(self) -> int:
         """What the exported memories have now; nothing can be seen while the start function runs."""
         return self.invoker.memory_bytes(self.context, self.prepared.memories) if self.alive else 0
-
-
-def _over_limit(job: Job) -> Ending:
-    return Ending("output_limit", f"more than {job.output_bytes} bytes were written to one stream")
 
 
 def may_return(kinds: tuple[int, ...]) -> bool:

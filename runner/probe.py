@@ -22,6 +22,7 @@ from pathlib import Path
 from runner import inherit, landlock, mounts, seal, seccomp
 from runner.errors import RunnerError
 from runner.fork import Forker
+from runner.protocol.spawn import EXIT_WITHOUT
 from runner.syscalls import (
     PR_GET_DUMPABLE,
     PR_GET_NO_NEW_PRIVS,
@@ -64,10 +65,10 @@ HOW_TO_GET: dict[str, str] = {
 }
 
 
-# Not a layer that every worker has use for: a cgroup is the operator's to name.
-OPTIONAL = frozenset({"cgroup"})
+# What the probe prints of a layer that nobody asked for: a cgroup is the operator's to name.
+_NOT_ASKED = errno.ENODATA
 # Without these a worker does not start, unless told to.
-REQUIRED = frozenset({"no_new_privs", "seccomp"})
+REQUIRED = frozenset(EXIT_WITHOUT)
 FULL, REDUCED, UNSEALED = "full", "reduced", "unsealed"
 
 
@@ -77,11 +78,15 @@ class ProbeError(RunnerError):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One layer: whether it can be had, why not (the kernel's words), and how to get it ("" where there is no need)."""
+    """One layer: whether it can be had, why not (the kernel's words), and how to get it ("" where there is no need).
+
+    `wanted` is False of one that is missing since nobody asked for it.
+    """
 
     ok: bool
     why_not: str = ""
     how_to_get: str = ""
+    wanted: bool = True
 
 
 def command(root: Path, runner_uid: int, cgroup: str = "", answer_fd: int = 1) -> list[str]:
@@ -95,7 +100,7 @@ def command(root: Path, runner_uid: int, cgroup: str = "", answer_fd: int = 1) -
     """
     package_root = str(Path(__file__).resolve().parent.parent)
     code = f"import sys; sys.path.append({package_root!r}); from runner.probe import main; main(sys.argv[1:])"
-    return [sys.executable, "-I", "-E", "-c", code, str(root), str(runner_uid), cgroup, str(answer_fd)]
+    return [sys.executable, "-I", "-S", "-E", "-c", code, str(root), str(runner_uid), cgroup, str(answer_fd)]
 
 
 def parse(output: str) -> dict[str, Finding]:
@@ -110,35 +115,45 @@ def parse(output: str) -> dict[str, Finding]:
         if not separator or name not in HOW_TO_GET or not number_text.isdecimal():
             raise ProbeError(f"a probe's line is a layer and an errno, not {line!r}")
         code = int(number_text)
-        found[name] = Finding(True) if not code else Finding(False, _why(code), HOW_TO_GET[name])
-    missing = HOW_TO_GET.keys() - found.keys()
-    if missing:
-        raise ProbeError(f"the probe did not tell about {', '.join(sorted(missing))}")
+        found[name] = Finding(True) if not code else Finding(False, _why(code), HOW_TO_GET[name], code != _NOT_ASKED)
+    untold = HOW_TO_GET.keys() - found.keys()
+    if untold:
+        raise ProbeError(f"the probe did not tell about {', '.join(sorted(untold))}")
     return {name: found[name] for name in HOW_TO_GET}
 
 
+def missing(findings: Mapping[str, Finding]) -> list[str]:
+    """The layers that are wanted and can't be had."""
+    return [name for name, finding in findings.items() if finding.wanted and not finding.ok]
+
+
 def level(findings: Mapping[str, Finding]) -> str:
-    """FULL where every layer can be had that isn't optional, UNSEALED without a required one, else REDUCED."""
-    missing = {name for name, finding in findings.items() if not finding.ok} - OPTIONAL
-    if missing & REQUIRED:
+    """FULL where none is missing that is wanted, UNSEALED without a required one, else REDUCED."""
+    lacking = missing(findings)
+    if REQUIRED.intersection(lacking):
         return UNSEALED
-    return REDUCED if missing else FULL
+    return REDUCED if lacking else FULL
 
 
 def run(root: Path, runner_uid: int, cgroup: str = "") -> dict[str, Finding]:
     """Probe with the caller's own identity and capabilities.
 
     Raises:
-        ProbeError: the probe failed.
+        ProbeError: the probe failed, or took longer than RUN_TIMEOUT_S.
     """
     argv = command(root, runner_uid, cgroup)
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)  # noqa: S603
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired as exc:
+        raise ProbeError(f"the probe did not end within {RUN_TIMEOUT_S} s") from exc
     if done.returncode:
         raise ProbeError(f"the probe ended with {done.returncode}: {done.stderr.strip()[-500:]}")
     return parse(done.stdout)
 
 
 def _why(code: int) -> str:
+    if code == _NOT_ASKED:
+        return "none was named"
     if code == 255:
         return "the trial failed"
     if code > 128:
@@ -184,7 +199,7 @@ def _trials(forker: Forker, root: bytes, uid: int, cgroup: bytes) -> dict[str, C
         "mdwe": in_child(lambda: _ignore(prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN))),
         "seccomp": lambda: _filtered(forker),
         "oom_score": in_child(lambda: _check(inherit.raise_oom_score())),
-        "cgroup": in_child(lambda: _check(bool(cgroup) and inherit.join_cgroup(cgroup), errno.ENOENT)),
+        "cgroup": in_child(lambda: _check(inherit.join_cgroup(cgroup))) if cgroup else lambda: _NOT_ASKED,
     }
 
 

@@ -3,12 +3,14 @@
     HELLO, stage one of the seal, [a spare waits], LOAD, artifact, stage two, READY,
     then for each JOB: STARTED, the guest, OUTCOME; at EOF: BYE.
 
-A server gets SERVE after LOAD, says READY and answers calls until it is retired or worn out: BYE. A compiler has no
-LOAD: both stages, READY, then one COMPILE. What goes wrong before READY is told as an OUTCOME of job 0; what goes wrong
-with the host after it ends the process without BYE, which is a crash to the coordinator.
+A server gets SERVE after LOAD, tries an instance where it is told to, says READY and answers calls until it is retired
+or worn out: BYE. A compiler has no LOAD: both stages, READY, then one COMPILE. What goes wrong before READY is told as
+an OUTCOME of job 0; what goes wrong with the host after it ends the process without BYE, which is a crash to the
+coordinator.
 
-Descriptors: 0 to 2 /dev/null, 3 control, 4 status, 5 to 7 what a job brings. While the artifact is loaded 5 to 7 are
-taken, so that the memfd of the module's image lies above them and is never closed or replaced by accident.
+Descriptors: 0 to 2 /dev/null (with mounts a guest writes to 1 and 2), 3 control, 4 status, 5 to 7 what a job
+or SERVE brings; a server's 7 is then the connection of a call. While the artifact is loaded 5 to 7 are taken, so that
+the memfd of the module's image lies above them and is never closed or replaced by accident.
 """
 
 from __future__ import annotations
@@ -19,14 +21,16 @@ from time import monotonic_ns
 
 from runner import invoke, seal, serve, wasi_files
 from runner.allow import FIRST_JOB_FD, LAST_JOB_FD, SECOND_JOB_FD
-from runner.callee import Functions
+from runner.callee import Callee, Functions
 from runner.compile import compile_module
 from runner.errors import EngineError, ProtocolError, RunnerError
+from runner.files_callee import FilesCallee
 from runner.inherit import Inheritance
 from runner.messages import Mailbox
 from runner.protocol import (
     CONTROL_FD,
     PROFILE_COMPILER,
+    PROFILE_NAMES,
     PROFILE_RUNNER,
     PROFILE_SERVER,
     SERVERS,
@@ -38,6 +42,7 @@ from runner.protocol.control import (
     FLAG_ONE_JOB,
     FLAG_STDIN,
     FLAG_STUB_IMPORTS,
+    FLAG_TRY_INSTANCE,
     JOB,
     LOAD,
     SERVE,
@@ -57,6 +62,7 @@ from runner.protocol.status import (
     encode_ready,
     encode_started,
 )
+from runner.swallowed import Watch
 from runner.syscalls import F_SEAL_SHRINK, F_SEAL_WRITE, close_range, map_read_only, seals_of, unmap
 from runner.ticker import Ticker
 
@@ -102,13 +108,14 @@ class Prepared:
         self.compiler_memory_bytes, self.compiler_cpu_s = compiler
         self.invoker = invoke.Invoker(engine, stub_imports=False)
         self.invoker.protect_callbacks()
-        self.ticker = Ticker(engine, mailbox)
+        self.watch = Watch()
+        self.ticker = Ticker(engine, mailbox, self.watch)
         self.functions = Functions()
         layers = inheritance.layers
         self.stage_one = seal.plan(seal.STAGE_ONE, layers)
         self.before_load = seal.plan(seal.BEFORE_LOAD, layers)
         self.stage_two = seal.plan(seal.STAGE_TWO, layers)
-        self.masks = {profile: seal.layer_mask(layers, profile) for profile in seal.PROFILES}
+        self.masks = {profile: seal.layer_mask(layers, profile) for profile in PROFILE_NAMES}
 
 
 def child_main(prepared: Prepared, subject: seal.Subject) -> NoReturn:
@@ -141,12 +148,12 @@ def _say_ready(prepared: Prepared, subject: seal.Subject, load_us: int) -> None:
 class _Runner:
     """A process that runs guests: any but a compiler."""
 
-    __slots__ = ("_one_job", "_prepared", "_subject")
+    __slots__ = ("_one_job", "_prepared", "_subject", "_tries")
 
     def __init__(self, prepared: Prepared, subject: seal.Subject) -> None:
         self._prepared = prepared
         self._subject = subject
-        self._one_job = False
+        self._one_job = self._tries = False
 
     def live(self) -> None:
         """From LOAD to the end of the last job.
@@ -196,10 +203,14 @@ class _Runner:
         if subject.profile == PROFILE_SERVER:  # the only file that it writes to is its log
             subject.file_bytes = service.output_bytes
         server = serve.Server(
-            *(prepared.functions, prepared.ticker.watch, module, service, prepared.max_call_bytes),
+            *(prepared.functions, prepared.watch, module, service, prepared.max_call_bytes),
             with_files=subject.profile in WITH_FILES,
         )
         seal.apply_steps(prepared.stage_two, subject)
+        failed = server.try_instance() if self._tries else None
+        if failed is not None:
+            os.write(STATUS_FD, encode_outcome(failed))
+            return
         _say_ready(prepared, subject, load_us)
         server.run()
 
@@ -209,10 +220,11 @@ class _Runner:
         slack = FILES_SLACK_BYTES if subject.profile in WITH_FILES else SLACK_BYTES
         if subject.profile in SERVERS:
             # A request, and what a guest writes until it is over, with the answer that is made of it.
-            slack += prepared.max_call_bytes + 2 * subject.inherited.file_bytes[PROFILE_RUNNER]
+            copies = (FilesCallee if subject.profile in WITH_FILES else Callee).BODY_COPIES
+            slack += copies * prepared.max_call_bytes + 2 * subject.inherited.file_bytes[PROFILE_RUNNER]
         subject.memory_bytes = load.memory_bytes + ARTIFACT_COPIES * size + slack
         subject.cpu_s = load.cpu_s
-        self._one_job = bool(load.flags & FLAG_ONE_JOB)
+        self._one_job, self._tries = bool(load.flags & FLAG_ONE_JOB), bool(load.flags & FLAG_TRY_INSTANCE)
         seal.apply_steps(prepared.before_load, subject)
         linked = prepared.invoker.prepare(_load_artifact(prepared.engine, size), bool(load.flags & FLAG_STUB_IMPORTS))
         if subject.profile in WITH_FILES:
@@ -233,7 +245,7 @@ class _Runner:
             over = _over_limit(job)
         ticker = self._prepared.ticker
         os.write(STATUS_FD, encode_started(job.job_id))
-        _signal.setitimer(_signal.ITIMER_REAL, (job.wall_ms + serve.ALARM_MARGIN_MS) / 1000)
+        _signal.setitimer(_signal.ITIMER_REAL, (job.wall_ms + invoke.ALARM_MARGIN_MS) / 1000)
         ticker.begin(job.wall_ms, over)
         outcome = invoke.run(module, job, stdin, FIRST_JOB_FD, SECOND_JOB_FD, ticker.stopped)
         if not self._one_job:

@@ -12,7 +12,7 @@ import os
 
 from runner import landlock, mounts
 from runner.errors import SealError
-from runner.protocol import LAYER_BITS, PROFILE_COMPILER, PROFILE_NAMES, WITH_FILES
+from runner.protocol import LAYER_BITS, PROFILE_COMPILER, WITH_FILES
 from runner.syscalls import (
     PR_MDWE_REFUSE_EXEC_GAIN,
     PR_SET_DUMPABLE,
@@ -91,7 +91,7 @@ class Step:
 
     __slots__ = ("apply", "name", "why")
 
-    def __init__(self, name: str, why: str, apply: Callable[[Subject], None]) -> None:
+    def __init__(self, name: str, why: str, apply: Callable[..., object]) -> None:
         self.name = name
         self.why = why
         self.apply = apply
@@ -248,6 +248,3 @@ def layer_mask(available: frozenset[str], profile: int) -> int:
     """READY's bit mask for a process of `profile` that did every planned step."""
     layers = available - {"mdwe"} if profile == PROFILE_COMPILER else available
     return sum(LAYER_BITS[name] for name in layers)
-
-
-PROFILES: Final = tuple(PROFILE_NAMES)

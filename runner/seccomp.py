@@ -3,8 +3,8 @@
 A program is 8-byte instructions (linux/filter.h: u16 code, u8 jt, u8 jf, u32 k) over struct seccomp_data:
 u32 nr at 0, u32 arch at 4, u64 instruction pointer at 8, u64 args[6] from 16, little-endian.
 
-Conditions look at the low 32 bits of an argument. That is enough for every rule here: each checked argument is an int,
-or flags of which the kernel reads 32 bits, or (mmap's and mprotect's protection) bits within the low ones.
+A condition looks at the low 32 bits of an argument, which is all of an int and of flags that the kernel reads 32 bits
+of, or with HIGH at the upper ones: a rule about a pointer checks both.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ import ctypes
 import struct
 from ctypes import addressof, c_ushort, c_void_p
 
-from runner.syscalls import AARCH64, MACHINE, X86_64, call, number, number_of
+from runner.syscall_numbers import AARCH64, MACHINE, X86_64, number_of
+from runner.syscalls import call, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
     from collections.abc import Sequence
     from typing import Final
 
-    # (argument's index, mask, value): (argument & mask) == value
+    # (argument's index, mask, value): (argument & mask) == value; index + HIGH is the argument's upper half
     Condition = tuple[int, int, int]
 
 ALL_BITS: Final = 0xFFFFFFFF
+HIGH: Final = 8
 
 # linux/seccomp.h, linux/audit.h
 RET_KILL_PROCESS, RET_ERRNO, RET_ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
@@ -70,6 +72,11 @@ def lacks(argument: int, bits: int) -> tuple[Condition, ...]:
     return ((argument, bits, 0),)
 
 
+def is_null(argument: int) -> tuple[Condition, ...]:
+    """For a pointer."""
+    return (argument, ALL_BITS, 0), (argument + HIGH, ALL_BITS, 0)
+
+
 def assemble(rules: Sequence[Rule], machine: str = MACHINE, default: int = RET_KILL_PROCESS) -> bytes:
     """The program that allows what `rules` allow on `machine` and answers everything else with `default`.
 
@@ -105,7 +112,8 @@ def _body(rule: Rule, default: int) -> list[bytes]:
         left = 3 * len(conditions) + 1  # instructions of this alternative, with its return
         for argument, mask, value in conditions:
             left -= 3
-            body.append(_instruction(_LOAD, _ARGS_OFFSET + 8 * argument))
+            high, index = divmod(argument, HIGH)
+            body.append(_instruction(_LOAD, _ARGS_OFFSET + 8 * index + 4 * high))
             body.append(_instruction(_AND, mask))
             body.append(_instruction(_JUMP_EQUAL, value, if_false=left))
         body.append(_instruction(_RETURN, rule.action))

@@ -2,7 +2,8 @@
 
 Each connection on the listener is a call (`runner.protocol.call`). Nothing is executed before the whole request is here
 and its asker still waits. While a call runs, all three lines of its limits are drawn: fuel, the ticker's epoch, and an
-alarm 200 ms after the deadline whose default is death.
+alarm 200 ms after the deadline whose default is death. The first runner of a service tries an instance before it is
+ready, under the same three, so that a start function which can't succeed ends the deployment and not a call.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ from runner.call_ticker import CallTicker
 from runner.callee import Callee
 from runner.errors import ProtocolError
 from runner.files_callee import FilesCallee
-from runner.invoke import TICK_MS
+from runner.invoke import ALARM_MARGIN_MS, TICK_MS, ticks_of
 from runner.protocol.call import (
     ANSWER_HEAD,
-    CALL_HEAD,
     EXIT,
     FLAG_CANCEL,
     FLAG_EXIT_CODE,
@@ -30,12 +30,23 @@ from runner.protocol.call import (
     RETIRE,
     VERSION,
     Answer,
+    call_parts,
     encode_answer,
 )
 from runner.protocol.control import ABI_WAGI
 from runner.protocol.record import BUSY, BUSY_SINCE, CALLS, DEADLINE, PEAK_MEMORY, RECORD_BYTES, WORDS
-from runner.protocol.status import NO_TRAP
-from runner.syscalls import F_SEAL_SHRINK, call, map_shared, number, seals_of
+from runner.protocol.record import RETIRE as RETIRE_WORD
+from runner.protocol.status import NO_TRAP, Outcome
+from runner.syscalls import (
+    F_SEAL_SHRINK,
+    WRITABLE,
+    call,
+    give_large_blocks_back,
+    map_shared,
+    number,
+    seals_of,
+    view_memory,
+)
 from runner.traps import Ending
 
 TYPE_CHECKING = False
@@ -47,15 +58,13 @@ if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
 
     Request = tuple[tuple[int, ...], bytes, memoryview]  # CALL_HEAD's fields, variables, body
 
-# The alarm that ends a call which blocks in the host comes so much after its deadline.
-ALARM_MARGIN_MS = 200
 # How often the process looks at what it has used. A call that ran longer than a tick makes it look at once.
 LOOK_EVERY_CALLS = 64
-# What a runner may have come to beyond its start, a guest's memory and its answer, before it gives way to a fresh one.
+# What a runner may have come to beyond its start, a guest's memory, a request and its answer, before it gives way to a
+# fresh one.
 WORN_BYTES = 32 << 20
 
 _SIGXFSZ = 25
-_EINVAL = 22
 _GETRUSAGE = number("getrusage")
 _RUSAGE = Struct("<4q q")  # user and system time in seconds and microseconds, peak of resident memory in KiB
 
@@ -79,22 +88,28 @@ class Server:
     ) -> None:
         """Map the record from descriptor 7, which is closed then, and start the ticker.
 
+        Args:
+            max_call_bytes: the longest request.
+
         Raises:
             EngineError: the module hasn't the function that is served, with step `link`.
             ProtocolError: there is no such record.
         """
         # The guest's log is full when the file is; a signal for that would end the process.
         _signal.signal(_SIGXFSZ, _signal.SIG_IGN)
+        give_large_blocks_back()
         self._serve = serve
         self._record = _map_record(serve.record)
         self._asker = Asker(max_call_bytes, keeps_number=with_files)
         self._ticker = CallTicker(module.invoker.engine, self._asker, watch)
-        self._callee = (FilesCallee if with_files else Callee)(functions, module, serve, self._ticker.stopped)
+        made_by = FilesCallee if with_files else Callee
+        self._callee = made_by(functions, module, serve, self._ticker.stopped)
         self._over = self._callee.is_over if with_files else None
         self._flags = FLAG_EXIT_CODE if serve.abi == ABI_WAGI else 0
         self._usage = ctypes.create_string_buffer(256)  # struct rusage
         self._answered = 0
-        self._most_bytes = self._used()[1] + serve.memory_bytes + 2 * serve.output_bytes + WORN_BYTES
+        call_bytes = made_by.BODY_COPIES * max_call_bytes + 2 * serve.output_bytes
+        self._most_bytes = self._used()[1] + serve.memory_bytes + call_bytes + WORN_BYTES
         self._ticker.start()
 
     def run(self) -> None:
@@ -109,11 +124,37 @@ class Server:
             request = self._read()
             if request is None:
                 asker.close()
-            elif request[0][2] == RETIRE:
+                continue
+            if request[0][2] == RETIRE:
                 asker.close()
                 return
-            elif self._take(*request):
+            is_worn = self._take(*request)
+            del request  # a long one isn't kept while none comes, nor beside the next
+            if is_worn:
                 return
+
+    def try_instance(self) -> Outcome | None:
+        """Make an instance as a call would, and drop it: how that ended, as job 0, or None if it is well.
+
+        Raises:
+            RunnerError: the host failed, not the guest.
+        """
+        serve, callee, ticker = self._serve, self._callee, self._ticker
+        ticks = ticks_of(serve.wall_ms)
+        _signal.setitimer(_signal.ITIMER_REAL, (serve.wall_ms + ALARM_MARGIN_MS) / 1000)
+        ticker.begin(ticks, False, self._over)  # its mark finds no connection
+        ending = callee.try_instance(serve.fuel, ticks)
+        ticker.end()
+        _signal.setitimer(_signal.ITIMER_REAL, 0)
+        if ending is None:
+            return None
+        return Outcome(
+            *(0, ending.reason),
+            trap_code=ending.trap_code,
+            exit_code=ending.exit_code,
+            fuel_used=callee.fuel_used,
+            detail=ending.detail,
+        )
 
     def _read(self) -> Request | None:
         """A request that can be executed, whose asker still waits for the answer; None where there is none."""
@@ -122,11 +163,9 @@ class Server:
             if read is None:
                 return None
             message, fields = read
-            body_at = CALL_HEAD.size + fields[9]
-            variables, body = bytes(message[CALL_HEAD.size : body_at]), message[body_at:]
             if fields[2] == RETIRE:
-                return fields, variables, body
-            _check_variables(fields, variables)
+                return fields, b"", message
+            variables, body = call_parts(fields, message)
             self._callee.check_body(len(body))
         except (ProtocolError, MemoryError):
             return None
@@ -141,7 +180,7 @@ class Server:
         started_us = started_ns // 1000
         record[DEADLINE] = started_us + (wall_ms + ALARM_MARGIN_MS) * 1000
         record[BUSY_SINCE] = started_us
-        ticks = -(-wall_ms // TICK_MS) + 1
+        ticks = ticks_of(wall_ms)
         _signal.setitimer(_signal.ITIMER_REAL, (wall_ms + ALARM_MARGIN_MS) / 1000)
         ticker.begin(ticks, flags & FLAG_CANCEL != 0, self._over)
         answer = callee.call(fuel, ticks, variables, body)
@@ -156,6 +195,7 @@ class Server:
             record[PEAK_MEMORY] = callee.memory_bytes
         self._answer(answer, times)
         self._asker.close()
+        callee.settle()
         record[BUSY_SINCE] = 0
         return self._is_worn(times[2] > TICK_MS * 1000)
 
@@ -174,10 +214,10 @@ class Server:
             self._asker.finish_answer(message, sent)
 
     def _is_worn(self, long: bool) -> bool:
-        """Whether the process has done enough and gives way to a fresh one."""
+        """Whether the process has done enough, or is told to end, and gives way to a fresh one."""
         serve = self._serve
         self._answered += 1
-        if self._answered >= serve.recycle_calls:
+        if self._answered >= serve.recycle_calls or self._record[RETIRE_WORD]:
             return True
         if not long and self._answered % LOOK_EVERY_CALLS:
             return False
@@ -207,12 +247,6 @@ def _failed(ending: Ending, times: tuple[int, int, int], callee: Callee) -> Answ
     )
 
 
-def _check_variables(fields: tuple[int, ...], variables: bytes) -> None:
-    count, size = fields[8:]
-    if len(variables) != size or variables.count(b"\0") != count or (size and variables[-1]):
-        raise ProtocolError(f"a call announces {count} variables in {size} bytes, and has others")
-
-
 def _map_record(index: int) -> memoryview:
     """The record of this process, in the memfd at CALL_FD, which is closed."""
     offset = index * RECORD_BYTES
@@ -220,4 +254,5 @@ def _map_record(index: int) -> memoryview:
         raise ProtocolError(f"records come in a memfd that can't shrink, and that has one of number {index}")
     address = map_shared(CALL_FD, RECORD_BYTES, offset)
     os.close(CALL_FD)
-    return memoryview((ctypes.c_uint64 * WORDS).from_address(address)).cast("B").cast("Q")
+    words: memoryview = view_memory(address, 8 * WORDS, WRITABLE)
+    return words.cast("Q")

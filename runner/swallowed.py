@@ -13,14 +13,14 @@ import ctypes
 from ctypes import addressof, c_uint64
 
 from runner import capi
-from runner.syscalls import MACHINE, X86_64, call, number
+from runner.syscall_numbers import MACHINE, X86_64
+from runner.syscalls import FAULT_SIGNALS, SIGFPE, SIGILL, call, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
     from collections.abc import Callable
     from typing import Final
 
-_SIGILL, _SIGBUS, _SIGFPE, _SIGSEGV = 4, 7, 8, 11
 _SIGSET_BYTES = 8
 # x86-64's ud2. wasmtime's own code is full of it, and this much of it is searched.
 _UNDEFINED, _SEARCHED_BYTES = b"\x0f\x0b", 1 << 20
@@ -39,7 +39,7 @@ def _do_undefined() -> None:
 
 
 # What faults by which signal; the machines differ, and what doesn't fault by its own ends in a SIGSEGV.
-_FAULTS: Final[dict[int, Callable[[], None]]] = {_SIGFPE: _divide, _SIGILL: _do_undefined} if MACHINE == X86_64 else {}
+_FAULTS: Final[dict[int, Callable[[], None]]] = {SIGFPE: _divide, SIGILL: _do_undefined} if MACHINE == X86_64 else {}
 
 
 class Watch:
@@ -50,7 +50,7 @@ class Watch:
     def __init__(self) -> None:
         self._action = (c_uint64 * 4)()  # the kernel's struct sigaction; its first word is the handler, 0 the default
         self._address = addressof(self._action)
-        self._watched = [number for number in (_SIGSEGV, _SIGILL, _SIGFPE, _SIGBUS) if not self._is_default(number)]
+        self._watched = [number for number in FAULT_SIGNALS if not self._is_default(number)]
         self._next = 0
 
     def look(self) -> None:

@@ -1,7 +1,6 @@
-"""Linux system calls that Python has no name for, by ctypes alone: numbers for x86-64 and aarch64, and typed calls.
+"""Linux system calls that Python has no name for, by ctypes alone.
 
-Every call raises OSError with the kernel's errno. Numbers are those of asm/unistd_64.h and asm-generic/unistd.h;
-constants those of the header named beside them.
+Every call raises OSError with the kernel's errno. Constants are those of the header named beside them.
 """
 
 from __future__ import annotations
@@ -10,158 +9,7 @@ import ctypes
 import os
 from ctypes import addressof, c_int, c_long, c_uint32, c_uint64, c_void_p, create_string_buffer, get_errno, sizeof
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
-    from typing import Final
-
-X86_64, AARCH64 = "x86_64", "aarch64"
-MACHINE = os.uname().machine
-
-# name: (x86-64, aarch64); None where the machine has no such call.
-NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
-    "accept": (43, 202),
-    "accept4": (288, 242),
-    "bind": (49, 200),
-    "bpf": (321, 280),
-    "brk": (12, 214),
-    "capget": (125, 90),
-    "capset": (126, 91),
-    "chroot": (161, 51),
-    "clock_getres": (229, 114),
-    "clock_gettime": (228, 113),
-    "clock_nanosleep": (230, 115),
-    "clone": (56, 220),
-    "clone3": (435, 435),
-    "close": (3, 57),
-    "close_range": (436, 436),
-    "connect": (42, 203),
-    "copy_file_range": (326, 285),
-    "dup": (32, 23),
-    "dup3": (292, 24),
-    "epoll_create1": (291, 20),
-    "epoll_ctl": (233, 21),
-    "epoll_pwait": (281, 22),
-    "epoll_wait": (232, None),
-    "eventfd2": (290, 19),
-    "execve": (59, 221),
-    "execveat": (322, 281),
-    "exit": (60, 93),
-    "exit_group": (231, 94),
-    "fadvise64": (221, 223),
-    "fallocate": (285, 47),
-    "fcntl": (72, 25),
-    "fdatasync": (75, 83),
-    "fork": (57, None),
-    "fstat": (5, 80),
-    "fsync": (74, 82),
-    "ftruncate": (77, 46),
-    "futex": (202, 98),
-    "getdents64": (217, 61),
-    "getegid": (108, 177),
-    "geteuid": (107, 175),
-    "getgid": (104, 176),
-    "getpeername": (52, 205),
-    "getpid": (39, 172),
-    "getppid": (110, 173),
-    "getrandom": (318, 278),
-    "getrusage": (98, 165),
-    "getsockname": (51, 204),
-    "getsockopt": (55, 209),
-    "gettid": (186, 178),
-    "gettimeofday": (96, 169),
-    "getuid": (102, 174),
-    "io_uring_setup": (425, 425),
-    "ioctl": (16, 29),
-    "keyctl": (250, 219),
-    "kill": (62, 129),
-    "landlock_add_rule": (445, 445),
-    "landlock_create_ruleset": (444, 444),
-    "landlock_restrict_self": (446, 446),
-    "linkat": (265, 37),
-    "listen": (50, 201),
-    "lseek": (8, 62),
-    "lstat": (6, None),
-    "madvise": (28, 233),
-    "memfd_create": (319, 279),
-    "mkdirat": (258, 34),
-    "mmap": (9, 222),
-    "mount": (165, 40),
-    "mount_setattr": (442, 442),
-    "move_mount": (429, 429),
-    "mprotect": (10, 226),
-    "mremap": (25, 216),
-    "munmap": (11, 215),
-    "newfstatat": (262, 79),
-    "open": (2, None),
-    "open_tree": (428, 428),
-    "openat": (257, 56),
-    "openat2": (437, 437),
-    "pidfd_open": (434, 434),
-    "poll": (7, None),
-    "ppoll": (271, 73),
-    "prctl": (157, 167),
-    "pread64": (17, 67),
-    "preadv": (295, 69),
-    "preadv2": (327, 286),
-    "prlimit64": (302, 261),
-    "process_vm_readv": (310, 270),
-    "ptrace": (101, 117),
-    "pwrite64": (18, 68),
-    "pwritev": (296, 70),
-    "pwritev2": (328, 287),
-    "read": (0, 63),
-    "readlinkat": (267, 78),
-    "readv": (19, 65),
-    "recvfrom": (45, 207),
-    "recvmsg": (47, 212),
-    "renameat": (264, 38),
-    "renameat2": (316, 276),
-    "restart_syscall": (219, 128),
-    "rseq": (334, 293),
-    "rt_sigaction": (13, 134),
-    "rt_sigprocmask": (14, 135),
-    "rt_sigreturn": (15, 139),
-    "sched_getaffinity": (204, 123),
-    "sched_yield": (24, 124),
-    "seccomp": (317, 277),
-    "sendmmsg": (307, 269),
-    "sendmsg": (46, 211),
-    "sendto": (44, 206),
-    "set_robust_list": (273, 99),
-    "setfsgid": (123, 152),
-    "setfsuid": (122, 151),
-    "setgroups": (116, 159),
-    "setitimer": (38, 103),
-    "setresgid": (119, 149),
-    "setresuid": (117, 147),
-    "setsockopt": (54, 208),
-    "sigaltstack": (131, 132),
-    "socket": (41, 198),
-    "stat": (4, None),
-    "statx": (332, 291),
-    "symlinkat": (266, 36),
-    "tgkill": (234, 131),
-    "time": (201, None),
-    "umount2": (166, 39),
-    "uname": (63, 160),
-    "unlinkat": (263, 35),
-    "unshare": (272, 97),
-    "userfaultfd": (323, 282),
-    "utimensat": (280, 88),
-    "wait4": (61, 260),
-    "write": (1, 64),
-    "writev": (20, 66),
-}
-
-
-def number_of(name: str, machine: str = MACHINE) -> int | None:
-    """A call's number on `machine`, None where there is none.
-
-    Raises:
-        KeyError: an unknown call or machine.
-    """
-    return NUMBERS[name][{X86_64: 0, AARCH64: 1}[machine]]
-
+from runner.syscall_numbers import MACHINE, number_of
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # Six arguments always: what a call doesn't take, the kernel doesn't read. Pointers go as integers.
@@ -185,6 +33,9 @@ CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
+
+# asm/signal.h: what a fault of the machine ends a process by
+SIGILL, SIGBUS, SIGFPE, SIGSEGV = FAULT_SIGNALS = 4, 7, 8, 11
 
 # asm-generic/resource.h
 RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_CORE = range(5)
@@ -388,16 +239,36 @@ def unmap(address: int, size: int) -> None:
     call(number("munmap"), address, size)
 
 
-# bits/malloc.h of glibc
-_M_ARENA_MAX = -8
+# (address, size, WRITABLE) -> a memoryview of memory that nobody else holds for it. An array type of ctypes for each
+# size would be made and thrown away each time.
+view_memory = ctypes.pythonapi.PyMemoryView_FromMemory
+view_memory.restype = ctypes.py_object
+view_memory.argtypes = (c_void_p, ctypes.c_ssize_t, c_int)
+WRITABLE = 0x200  # PyBUF_WRITE
+
+
+# malloc.h of glibc
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+LARGE_BYTES = 1 << 20
 
 
 def one_malloc_arena() -> None:
     """Let threads share malloc's first arena: a new thread else maps and faults in one of its own."""
+    _mallopt(_M_ARENA_MAX, 1)
+
+
+def give_large_blocks_back() -> None:
+    """Have what is freed of LARGE_BYTES and more go back to the kernel: malloc else learns from the first to keep up to
+    64 MiB."""
+    _mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
+    _mallopt(_M_TRIM_THRESHOLD, 2 * LARGE_BYTES)
+
+
+def _mallopt(parameter: int, value: int) -> None:
     mallopt = getattr(_libc, "mallopt", None)  # glibc's alone
     if mallopt is not None:
         mallopt.argtypes = (c_int, c_int)
-        mallopt(_M_ARENA_MAX, 1)
+        mallopt(parameter, value)
 
 
 def tid_address() -> int:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import _thread
 from time import monotonic_ns
 
-from runner.invoke import TICK_MS
+from runner.invoke import TICK_MS, ticks_of
 from runner.protocol import CONTROL_FD
 from runner.protocol.control import STOP
-from runner.swallowed import Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
@@ -21,11 +20,18 @@ if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
 
     from runner.engine import Engine
     from runner.messages import Mailbox
+    from runner.swallowed import Watch
 
 # The least that a Python thread lives in; each page of it that is touched is paid for at every fork.
 STACK_BYTES = 128 * 1024
 _ENDED = -2
 TICK_NS = TICK_MS * 1_000_000
+
+
+def pushes_at(stopping: int) -> bool:
+    """Whether the epoch is pushed past the deadline at the tick of that number, counted from 1, of a guest that has to
+    stop. Once is enough, but for a deadline that was set just after; each time would be thousands of pushes a tick."""
+    return not stopping & (stopping - 1)
 
 
 class Ticker:
@@ -41,10 +47,10 @@ class Ticker:
         "_stopped",
         "_ticks",
         "_wake",
-        "watch",
+        "_watch",
     )
 
-    def __init__(self, engine: Engine, mailbox: Mailbox) -> None:
+    def __init__(self, engine: Engine, mailbox: Mailbox, watch: Watch) -> None:
         """Nothing starts yet: made in the zygote, so that the child finds it warm."""
         self._engine = engine
         self._mailbox = mailbox
@@ -55,7 +61,7 @@ class Ticker:
         self._over: Callable[[], bool] | None = None
         self._stopped = False
         self._listening = True
-        self.watch = Watch()
+        self._watch = watch
 
     def start(self) -> None:
         """Start the thread and wait until it runs, so that a filter for all threads finds it."""
@@ -67,7 +73,7 @@ class Ticker:
 
     def begin(self, wall_ms: int, over: Callable[[], bool] | None = None) -> None:
         """A job begins. `over` is asked at each tick whether it has to be interrupted for a reason of its own."""
-        self._ticks = wall_ms // TICK_MS + 2
+        self._ticks = ticks_of(wall_ms)
         self._over = over
         self._stopped = False
         self._wake.release()
@@ -88,16 +94,19 @@ class Ticker:
             self._idle.release()
             self._wake.acquire()
             due_ns = monotonic_ns() + TICK_NS
+            stopping = 0  # ticks since it has to stop
             while not self._park.acquire(True, interval_s):
                 # As many as the clock says: on a loaded node the thread comes late, and the deadline must not.
                 now_ns = monotonic_ns()
                 while due_ns <= now_ns:
                     tick()
                     due_ns += TICK_NS
-                self.watch.look()
+                self._watch.look()
                 if self._has_to_stop():
-                    for _ in range(self._ticks):
-                        tick()
+                    stopping += 1
+                    if pushes_at(stopping):
+                        for _ in range(self._ticks):
+                            tick()
 
     def _has_to_stop(self) -> bool:
         if self._listening:

@@ -17,13 +17,15 @@ import ctypes
 from ctypes import byref, c_uint8, c_void_p
 
 from runner import settings
-from runner.capi import ByteVec, library, take_error
+from runner.capi import ByteVec, library, take_error, take_pointer
 from runner.protocol import MAX_DETAIL_BYTES
 from runner.protocol.status import TRAP_CODES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
     from collections.abc import Callable
+
+    from runner.linking import Invoker
 
 # A sixteenth of the limit, and a page at least: allocators ask for as much as they need, not page by page.
 OOM_MARGIN = 16
@@ -51,6 +53,38 @@ class Ending:
 
 def from_exit(code: int) -> Ending:
     return Ending("nonzero_exit" if code else "exit", exit_code=code)
+
+
+def over_output(output_bytes: int) -> Ending:
+    return Ending("output_limit", f"more than {output_bytes} bytes were written to one stream")
+
+
+def ending_of(
+    invoker: Invoker,
+    error: int | None,
+    otherwise: str,
+    output_bytes: int,
+    stopped: Callable[[], bool],
+    memory: tuple[int, int],
+) -> Ending:
+    """What an instantiation or a call came to that didn't return: `error`, or the trap in the invoker.
+
+    Args:
+        otherwise: the reason of an error whose text doesn't tell a better one.
+        output_bytes: the cap of each stream.
+        stopped: whether an interrupt was a stop; else it was the deadline.
+        memory: bytes that the guest's memory had, and its limit.
+    """
+    wasi = invoker.wasi
+    if wasi.exit_code is not None:
+        invoker.drop(error)
+        return from_exit(wasi.exit_code)
+    if wasi.streams.truncated or wasi.failure is not None:
+        invoker.drop(error)
+        return over_output(output_bytes)
+    if error:
+        return from_error(error, otherwise)
+    return from_trap(take_pointer(invoker.trap), stopped, memory)
 
 
 def from_trap(trap: int, stopped: Callable[[], bool], memory: tuple[int, int]) -> Ending:

@@ -11,15 +11,10 @@ from ctypes import byref
 from struct import Struct
 
 from runner.capi import EXTERN_ITEM, EXTERN_MEMORY, Extern, library
+from runner.syscalls import WRITABLE, view_memory
 from runner.wasi_abi import EFAULT, ENOMEM
 
-# (address, length, flags) -> memoryview. An array type of ctypes for each size would be made and thrown away each time.
-_memory_view = ctypes.pythonapi.PyMemoryView_FromMemory
-_memory_view.restype = ctypes.py_object
-_memory_view.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)
-_WRITABLE = 0x200  # PyBUF_WRITE
-
-_NO_MEMORY = memoryview(b"")
+_NO_MEMORY = memoryview(bytearray())  # empty, and writable: no bytes at all may be written anywhere
 
 _U32 = Struct("<I")
 _U64 = Struct("<Q")
@@ -59,7 +54,7 @@ class GuestMemory:
 
     def forget(self) -> None:
         """Before a store is made and after it is deleted: nothing of the last memory may be touched again."""
-        self._view = memoryview(bytearray())  # empty, and writable: no bytes at all may be written anywhere
+        self._view = _NO_MEMORY
         self._extern.kind = 0
         self.size = 0
         self.caller = 0
@@ -129,5 +124,5 @@ class GuestMemory:
         size = self._data_size(self.context, self._item)
         if size != self.size:
             base = self._data(self.context, self._item)
-            self._view = _memory_view(base, size, _WRITABLE)
+            self._view = view_memory(base, size, WRITABLE)
             self.size = size

@@ -13,7 +13,7 @@ it is ready, and ends with its parent.
 | `max_memory_bytes` | ceiling for one linear memory; required |
 | `max_output_bytes` | longest stdout or stderr of a job; required |
 | `compiler_memory_bytes`, `compiler_cpu_s` | what a compiler may use: private memory, CPU time; required |
-| `max_call_bytes` | longest request of a call, head and variables included; optional, 16 MiB |
+| `max_call_bytes` | longest request of a call, head and variables included; required |
 | `user_uid` | the worker's own user, whom no guest ever is; required |
 | `volume` | `NAME=PATH[,uid=U,gid=G]`, as the option `--volume`; any number of them |
 | `volume_uid` | first of the uids (and gids) for volumes of root's or the worker's own user, by order; optional |
@@ -47,16 +47,17 @@ SOCKET_FD = 3
 RULESET_FD, LAST_KEPT_FD = 5, 7
 BEAT_INTERVAL_MS = 250
 MAX_ARTIFACT_BYTES = 1 << 30
-MAX_CALL_BYTES = 16 << 20
 
 EXIT_PARENT_GONE = 0
 EXIT_BAD_ARGUMENTS = 64  # sysexits.h: EX_USAGE
 EXIT_FAILED = 70  # EX_SOFTWARE
 EXIT_CAN_NOT_SEAL = 77  # EX_NOPERM
 
-_REQUIRED = ("library", "root", "max_memory_bytes", "max_output_bytes", "compiler_memory_bytes", "compiler_cpu_s")
-_NUMBERS = ("max_memory_bytes", "max_output_bytes", "compiler_memory_bytes", "compiler_cpu_s", "user_uid")
-_OPTIONAL_NUMBERS = ("volume_uid", "allow_unsealed", "max_call_bytes")
+REQUIRED = (
+    *("library", "root", "max_memory_bytes", "max_output_bytes", "max_call_bytes", "compiler_memory_bytes"),
+    *("compiler_cpu_s", "user_uid"),
+)
+_OPTIONAL = ("volume_uid", "allow_unsealed", "cgroup")
 # All but those that can't be set: KILL, STOP, and the two that libc keeps for its threads.
 _SIGNALS = sorted(set(range(1, 65)) - {9, 19, 32, 33})
 _SIGKILL = 9
@@ -84,11 +85,11 @@ class Arguments:
                 raise ArgumentError(f"arguments are KEY=VALUE, not {argument!r}")
             if key == "volume":
                 volumes.append(value)
-            elif key in _REQUIRED or key in _NUMBERS or key in _OPTIONAL_NUMBERS or key == "cgroup":
+            elif key in REQUIRED or key in _OPTIONAL:
                 texts[key] = value
             else:
                 raise ArgumentError(f"there is no argument {key!r}")
-        missing = [key for key in (*_REQUIRED, *_NUMBERS) if key not in texts]
+        missing = [key for key in REQUIRED if key not in texts]
         if missing:
             raise ArgumentError(f"these arguments are missing: {', '.join(missing)}")
         self.library = os.fsencode(texts["library"])
@@ -99,7 +100,7 @@ class Arguments:
         self.compiler_memory_bytes = _number(texts, "compiler_memory_bytes")
         self.compiler_cpu_s = _number(texts, "compiler_cpu_s")
         self.user_uid = _number(texts, "user_uid")
-        self.max_call_bytes = _number(texts, "max_call_bytes") or MAX_CALL_BYTES
+        self.max_call_bytes = _number(texts, "max_call_bytes")
         self.allow_unsealed = _number(texts, "allow_unsealed") == 1
         first_kept = _number(texts, "volume_uid")
         self.volumes = {

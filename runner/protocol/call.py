@@ -20,6 +20,7 @@ import struct
 from runner.errors import ProtocolError
 from runner.protocol import MAX_DETAIL_BYTES
 from runner.protocol.status import NO_TRAP, REASONS, TRAP_CODES
+from runner.protocol.strings import unpack_head
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
@@ -139,16 +140,28 @@ def decode_call(message: bytes) -> Call | None:
     Raises:
         ProtocolError: its parts aren't as long as it says.
     """
-    _, _, kind, whole, flags, fuel, wall_ms, sent_us, count, block_bytes = CALL_HEAD.unpack_from(message)
+    fields = CALL_HEAD.unpack_from(message)
+    _, _, kind, whole, flags, fuel, wall_ms, sent_us, _, _ = fields
     if whole != len(message):
         raise ProtocolError(f"a call says that it has {whole} bytes, and has {len(message)}")
     if kind == RETIRE:
         return None
-    end = CALL_HEAD.size + block_bytes
-    variables = tuple(message[CALL_HEAD.size : end].split(b"\0")[:-1])
-    if end > whole or len(variables) != count:
-        raise ProtocolError(f"a call announces {count} variables in {block_bytes} bytes, and has {len(variables)}")
-    return Call(flags, fuel, wall_ms, sent_us, variables, message[end:])
+    block, body = call_parts(fields, memoryview(message))
+    return Call(flags, fuel, wall_ms, sent_us, tuple(block.split(b"\0")[:-1]), bytes(body))
+
+
+def call_parts(fields: tuple[Any, ...], message: memoryview) -> tuple[bytes, memoryview]:
+    """The variables (each ended by a NUL) and the body of a whole CALL, `fields` being its head's.
+
+    Raises:
+        ProtocolError: the variables aren't as many or as long as it says.
+    """
+    count, size = fields[8:]
+    body_at = CALL_HEAD.size + size
+    block = bytes(message[CALL_HEAD.size : body_at])
+    if len(block) != size or block.count(b"\0") != count or (size and block[-1]):
+        raise ProtocolError(f"a call announces {count} variables in {size} bytes, and has others")
+    return block, message[body_at:]
 
 
 def encode_answer(answer: Answer) -> bytes:
@@ -196,9 +209,7 @@ def decode_answer(message: bytes) -> Answer:
     Raises:
         ProtocolError: not as long as it says, or with a reason, a trap code or a flag that there isn't.
     """
-    if len(message) < ANSWER_HEAD.size:
-        raise ProtocolError(f"an answer has at least {ANSWER_HEAD.size} bytes, this has {len(message)}")
-    fields = ANSWER_HEAD.unpack_from(message)
+    fields = unpack_head(ANSWER_HEAD, message, "an answer")
     _, _, reason, whole, trap, flags, detail_bytes, exit_code, fuel, queue_us, init_us, run_us, memory = fields
     if whole != len(message):
         raise ProtocolError(f"an answer says that it has {whole} bytes, and has {len(message)}")

@@ -4,8 +4,10 @@ LOAD  u8 kind, u8 flags, u64 memory_bytes, u32 cpu_s             fds: artifact (
 JOB   u8 kind, JOB_HEAD, strings                                 fds: stdout, stderr, then stdin if FLAG_STDIN
 COMPILE u8 kind, u64 job_id, u64 module_bytes                    fds: module (read), artifact (memfd, written)
 SERVE u8 kind, SERVE_HEAD, strings                               fds: listener, stderr, records (a sealed memfd)
-STOP  u8 kind                                                    interrupt the guest that runs now
+STOP  u8 kind                                                    interrupt the job that runs now
 EOF                                                              say BYE and end
+
+A server reads nothing after SERVE: it is told to end by a call (`runner.protocol.call`) or its record.
 """
 
 from __future__ import annotations
@@ -13,7 +15,11 @@ from __future__ import annotations
 import struct
 
 from runner.errors import ProtocolError
-from runner.protocol.strings import pack_binding, pack_strings, unpack, unpack_binding, unpack_strings
+from runner.protocol.strings import pack_binding, pack_strings, unpack, unpack_binding, unpack_head, unpack_strings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
+    from collections.abc import Iterable
 
 # A SEQPACKET message must fit the default socket buffer (212,992 bytes) with the kernel's own overhead.
 MAX_CONTROL_BYTES = 192 * 1024
@@ -27,6 +33,7 @@ ENTRY_COMMAND, ENTRY_EXPORT = range(2)
 FLAG_STDIN = 1
 FLAG_STUB_IMPORTS = 2
 FLAG_ONE_JOB = 4  # LOAD: say BYE and end after the first job, without waiting for EOF
+FLAG_TRY_INSTANCE = 8  # LOAD: a server makes one instance before READY, and drops it
 
 _LOAD = struct.Struct("<BBQI")
 # kind, job_id, entry, flags, fuel, memory_bytes, wall_ms, output_bytes, then five counted blocks
@@ -39,7 +46,7 @@ _VALUE = struct.Struct("<BQ")
 
 
 class Load:
-    """LOAD: seal for good around the artifact that comes with it. `flags`: FLAG_STUB_IMPORTS, FLAG_ONE_JOB."""
+    """LOAD: seal for good around the artifact that comes with it. `flags`: FLAG_STUB_IMPORTS and those for LOAD."""
 
     __slots__ = ("cpu_s", "flags", "memory_bytes")
 
@@ -176,17 +183,9 @@ def encode_serve(serve: Serve) -> bytes:
         *(SERVE, serve.abi, serve.fuel, serve.memory_bytes, serve.wall_ms, serve.output_bytes),
         *(serve.reuse_calls, serve.reuse_memory_bytes, serve.recycle_calls, serve.recycle_cpu_us, serve.record),
     )
-    blocks = (
-        pack_strings((serve.export,)),
-        pack_strings((bytes(serve.params), bytes(serve.results))),
-        pack_strings(serve.args),
-        pack_strings(serve.env),
-        pack_strings(pack_binding(preopen) for preopen in serve.preopens),
-    )
-    message = head + b"".join(blocks)
-    if len(message) > MAX_CONTROL_BYTES:
-        raise ProtocolError(f"a service's message is at most {MAX_CONTROL_BYTES} bytes, this has {len(message)}")
-    return message
+    signature = bytes(serve.params), bytes(serve.results)
+    preopens = [pack_binding(preopen) for preopen in serve.preopens]
+    return _message("SERVE", head, (serve.export,), signature, serve.args, serve.env, preopens)
 
 
 def decode_serve(message: bytes) -> Serve:
@@ -195,9 +194,7 @@ def decode_serve(message: bytes) -> Serve:
     Raises:
         ProtocolError: cut short, too long, or a block that isn't one.
     """
-    if len(message) < _SERVE.size:
-        raise ProtocolError(f"SERVE has at least {_SERVE.size} bytes, this has {len(message)}")
-    head = _SERVE.unpack_from(message)
+    head = unpack_head(_SERVE, message, "SERVE")
     _, abi, fuel, memory_bytes, wall_ms, output_bytes, reuse_calls, reuse_bytes, calls, cpu_us, record = head
     blocks, position = unpack_blocks(message, _SERVE.size)
     exports, kinds, args, env, preopens = blocks
@@ -221,6 +218,13 @@ def decode_serve(message: bytes) -> Serve:
         env=env,
         preopens=tuple(unpack_binding(preopen) for preopen in preopens),
     )
+
+
+def _message(name: str, head: bytes, *blocks: Iterable[bytes]) -> bytes:
+    message = head + b"".join([pack_strings(block) for block in blocks])
+    if len(message) > MAX_CONTROL_BYTES:
+        raise ProtocolError(f"{name} has at most {MAX_CONTROL_BYTES} bytes, this has {len(message)}")
+    return message
 
 
 def unpack_blocks(message: bytes, position: int) -> tuple[list[tuple[bytes, ...]], int]:
@@ -262,17 +266,9 @@ def encode_job(job: Job) -> bytes:
         ProtocolError: longer than MAX_CONTROL_BYTES.
     """
     head = _JOB.pack(JOB, job.job_id, job.entry, job.flags, job.fuel, job.memory_bytes, job.wall_ms, job.output_bytes)
-    blocks = (
-        pack_strings((job.export,)),
-        pack_strings(_VALUE.pack(kind, bits) for kind, bits in job.params),
-        pack_strings(job.args),
-        pack_strings(job.env),
-        pack_strings(pack_binding(preopen) for preopen in job.preopens),
-    )
-    message = head + b"".join(blocks)
-    if len(message) > MAX_CONTROL_BYTES:
-        raise ProtocolError(f"a job's message is at most {MAX_CONTROL_BYTES} bytes, this has {len(message)}")
-    return message
+    params = [_VALUE.pack(kind, bits) for kind, bits in job.params]
+    preopens = [pack_binding(preopen) for preopen in job.preopens]
+    return _message("JOB", head, (job.export,), params, job.args, job.env, preopens)
 
 
 def decode_job(message: bytes) -> Job:
@@ -281,9 +277,7 @@ def decode_job(message: bytes) -> Job:
     Raises:
         ProtocolError: cut short, too long, or a block that isn't one.
     """
-    if len(message) < _JOB.size:
-        raise ProtocolError(f"JOB has at least {_JOB.size} bytes, this has {len(message)}")
-    _, job_id, entry, flags, fuel, memory_bytes, wall_ms, output_bytes = _JOB.unpack_from(message)
+    _, job_id, entry, flags, fuel, memory_bytes, wall_ms, output_bytes = unpack_head(_JOB, message, "JOB")
     blocks, position = unpack_blocks(message, _JOB.size)
     exports, params, args, env, preopens = blocks
     if len(exports) != 1 or position != len(message):

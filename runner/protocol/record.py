@@ -1,4 +1,4 @@
-"""**Records**, runner to coordinator: what a serving runner is doing, in shared memory. Untrusted, and never waited on.
+"""**Records**, in shared memory: what a serving runner is doing. Untrusted by the coordinator, and never waited on.
 
 One memfd, sealed against a change of its size, with a page for each runner slot. A runner maps its own page and closes
 the memfd before any tenant's code runs; the coordinator maps them all. Each figure is one aligned 8-byte store.
@@ -8,10 +8,13 @@ u64[1]  deadline_us       by when it should be over, its alarm included
 u64[2]  calls             that were answered
 u64[3]  busy_us           time spent in calls, all together
 u64[4]  peak_memory_bytes the most that an instance had
+u64[5]  retire            the coordinator's word, the only one: not 0 where the runner is to end after its call
 """
 
 from __future__ import annotations
 
-RECORD_BYTES = 4096  # a page: what is mapped apart can't be reached by a neighbour
-BUSY_SINCE, DEADLINE, CALLS, BUSY, PEAK_MEMORY = range(5)
-WORDS = 5
+import os
+
+RECORD_BYTES = os.sysconf("SC_PAGE_SIZE")  # what is mapped apart can't be reached by a neighbour
+BUSY_SINCE, DEADLINE, CALLS, BUSY, PEAK_MEMORY, RETIRE = range(6)
+WORDS = 6

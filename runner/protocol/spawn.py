@@ -11,7 +11,7 @@ import struct
 
 from runner.errors import ProtocolError
 from runner.protocol import MAX_DETAIL_BYTES
-from runner.protocol.strings import pack_binding, pack_strings, unpack_binding, unpack_strings
+from runner.protocol.strings import pack_binding, pack_strings, unpack_binding, unpack_head, unpack_strings
 
 SPAWN, SPAWNED, BEAT = range(20, 23)
 
@@ -56,9 +56,7 @@ def encode_spawn(spawn: Spawn) -> bytes:
 
 
 def decode_spawn(message: bytes) -> Spawn:
-    if len(message) < _SPAWN.size:
-        raise ProtocolError(f"SPAWN has at least {_SPAWN.size} bytes, this has {len(message)}")
-    _, request_id, profile, uid, gid, count = _SPAWN.unpack_from(message)
+    _, request_id, profile, uid, gid, count = unpack_head(_SPAWN, message, "SPAWN")
     mounts, end = unpack_strings(message, _SPAWN.size)
     if len(mounts) != count or end != len(message):
         raise ProtocolError(f"SPAWN announces {count} mounts and has {len(mounts)}, and nothing after them")
@@ -71,7 +69,5 @@ def encode_spawned(spawned: Spawned) -> bytes:
 
 
 def decode_spawned(message: bytes) -> Spawned:
-    if len(message) < _SPAWNED.size:
-        raise ProtocolError(f"SPAWNED has at least {_SPAWNED.size} bytes, this has {len(message)}")
-    _, request_id, pid, errno = _SPAWNED.unpack_from(message)
+    _, request_id, pid, errno = unpack_head(_SPAWNED, message, "SPAWNED")
     return Spawned(request_id, pid, errno, message[_SPAWNED.size :].decode("utf-8", "replace"))

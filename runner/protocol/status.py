@@ -12,7 +12,7 @@ OUTCOME  OUTCOME_HEAD, n * (u8 kind, u64 bits), detail  how it ended, with usage
 BYE      (empty)                                        last frame; EOF without it is a crash
 
 HELLO -> READY -> (STARTED -> OUTCOME)* -> BYE. Anything else is a ProtocolError.
-A runner that can't load its artifact answers HELLO -> OUTCOME (job_id 0) -> BYE.
+A runner that can't load its artifact, or whose trial of an instance failed, answers HELLO -> OUTCOME (job_id 0) -> BYE.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import struct
 
 from runner.errors import ProtocolError
 from runner.protocol import F64, MAX_DETAIL_BYTES, VERSION
-from runner.protocol.strings import unpack
+from runner.protocol.strings import unpack, unpack_head
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
@@ -252,9 +252,8 @@ def decode_outcome(payload: bytes) -> Outcome:
     Raises:
         ProtocolError: a length, a reason, a trap code or a value kind that isn't one.
     """
-    if len(payload) < _OUTCOME.size:
-        raise ProtocolError(f"OUTCOME has at least {_OUTCOME.size} bytes, this has {len(payload)}")
-    job_id, reason, trap, flags, exit_code, fuel, init, run, cpu, peak, count, size = _OUTCOME.unpack_from(payload)
+    head = unpack_head(_OUTCOME, payload, "OUTCOME")
+    job_id, reason, trap, flags, exit_code, fuel, init, run, cpu, peak, count, size = head
     end = _OUTCOME.size + count * _VALUE.size
     if len(payload) != end + size:
         raise ProtocolError(f"OUTCOME announces {end + size} bytes and has {len(payload)}")

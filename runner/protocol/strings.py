@@ -19,6 +19,17 @@ def unpack(layout: struct.Struct, data: bytes, name: str) -> tuple[int, ...]:
     return layout.unpack(data)
 
 
+def unpack_head(layout: struct.Struct, data: bytes, name: str) -> tuple[int, ...]:
+    """The fields that a message begins with.
+
+    Raises:
+        ProtocolError: it is shorter than they are.
+    """
+    if len(data) < layout.size:
+        raise ProtocolError(f"{name} has at least {layout.size} bytes, this has {len(data)}")
+    return layout.unpack_from(data)
+
+
 def pack_strings(strings: Iterable[bytes]) -> bytes:
     counted = [(_COUNT.pack(len(s)), s) for s in strings]
     return _COUNT.pack(len(counted)) + b"".join([part for pair in counted for part in pair])

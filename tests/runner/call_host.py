@@ -15,7 +15,7 @@ from typing import Any
 from runner.protocol import PROFILE_FILES_SERVER, PROFILE_SERVER
 from runner.protocol.call import ANSWER_HEAD, MARK, RETIRE_BYTES, Answer, answer_length, decode_answer, encode_call
 from runner.protocol.control import ABI_EXPORT, ABI_WAGI, Serve, encode_serve
-from runner.protocol.record import RECORD_BYTES, WORDS
+from runner.protocol.record import RECORD_BYTES, RETIRE, WORDS
 from runner.protocol.status import BYE
 from tests.runner.zygote_host import DEADLINE_S, F_ADD_SEALS, MIB, Run, ZygoteHost
 
@@ -27,10 +27,15 @@ class Service:
     """One serving runner. `with`: nothing of it is left but its process, which is the zygote host's."""
 
     def __init__(
-        self, zygote: ZygoteHost, artifact: int, path: Path, mounts: tuple[tuple[bytes, bytes, bool], ...] = ()
+        self,
+        zygote: ZygoteHost,
+        artifact: int,
+        path: Path,
+        mounts: tuple[tuple[bytes, bytes, bool], ...] = (),
+        flags: int = 0,
     ) -> None:
         self.run: Run = zygote.spawn(PROFILE_FILES_SERVER if mounts else PROFILE_SERVER, mounts=mounts)
-        self.run.load(artifact)
+        self.run.load(artifact, flags=flags)
         self.address = str(path)
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(self.address)
@@ -102,6 +107,15 @@ class Service:
     def retire(self) -> None:
         with self.connect() as asker:
             asker.sendall(RETIRE_BYTES)
+
+    def tell_to_end(self) -> None:
+        """By its record, as it is told that is at a call."""
+        struct.pack_into("<Q", self.mapped, RECORD * RECORD_BYTES + 8 * RETIRE, 1)
+
+    def resident_bytes(self) -> int:
+        """Its private memory."""
+        status = Path(f"/proc/{self.run.pid}/status").read_text()
+        return int(status.partition("RssAnon:")[2].split()[0]) * 1024
 
     def shut(self) -> None:
         self.listener.shutdown(socket.SHUT_RD)

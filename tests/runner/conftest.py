@@ -23,6 +23,10 @@ _artifacts: dict[bytes, bytes] = {}
 @pytest.fixture
 def root_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty directory that every user can reach."""
+    return reachable(tmp_path_factory)
+
+
+def reachable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("root")
     for each in (directory, *directory.parents[:3]):
         if each.stat().st_uid == os.geteuid() and each.parent != Path("/"):

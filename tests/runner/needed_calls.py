@@ -37,6 +37,8 @@ SPIN = '(module (memory (export "memory") 1) (func (export "_start") (loop $l (b
 SLEEP = f"""(module {WASI.format("poll_oneoff", "poll", "i32 i32 i32 i32")} (memory (export "memory") 1)
  (func (export "_start") (i32.store (i32.const 80) (i32.const 1)) (i64.store (i32.const 88) (i64.const 150000000))
   (drop (call $poll (i32.const 64) (i32.const 128) (i32.const 1) (i32.const 192)))))"""
+LONG_SLEEP = SLEEP.replace("150000000", "1000000000")  # one that is paused again and again
+PAUSES = 20
 
 # Makes a file in its first preopened directory (fd 3) and does to it what C's library seldom asks for.
 _PATH_OPEN = WASI.format("path_open", "open", "i32 i32 i32 i32 i32 i64 i64 i32 i32")
@@ -126,18 +128,28 @@ def _stopped(stage: Stage) -> int:
 def _paused(stage: Stage) -> int:
     """SIGSTOP and SIGCONT while it sleeps: the kernel goes on with the wait by a call of its own."""
     run = stage.host.spawn()
-    run.load(stage.artifact(SLEEP), flags=FLAG_ONE_JOB)
+    run.load(stage.artifact(LONG_SLEEP), flags=FLAG_ONE_JOB)
     run.job()
-    return _pause(run)
+    return _finish_paused(run)
 
 
-def _pause(run: Run) -> int:
+def _finish_paused(run: Run) -> int:
     if _began(run):
-        await_state(run, "S")
+        pause(run, "S")
+    return run.finish()
+
+
+def pause(run: Run, state: str, over: Callable[[], bool] = lambda: False) -> None:
+    """SIGSTOP and SIGCONT in `state`, many times: one alone may come just when no thread of it waits.
+
+    Until it is dead, or `over`.
+    """
+    for _ in range(PAUSES):
+        if not await_state(run, state, over):
+            return
         signal.pidfd_send_signal(run.pidfd, signal.SIGSTOP)
         await_state(run, "T")
         signal.pidfd_send_signal(run.pidfd, signal.SIGCONT)
-    return run.finish()
 
 
 def _began(run: Run) -> bool:
@@ -148,12 +160,15 @@ def _began(run: Run) -> bool:
     return False
 
 
-def await_state(run: Run, state: str) -> None:
-    """The process is in one of the states, or dead."""
+def await_state(run: Run, state: str, over: Callable[[], bool] = lambda: False) -> bool:
+    """Wait until the process is in the state; False where it is dead or `over` before that."""
     deadline = time.monotonic() + DEADLINE_S
-    while not any(f") {each} " in Path(f"/proc/{run.pid}/stat").read_text() for each in (state, "Z")):
+    while (found := Path(f"/proc/{run.pid}/stat").read_text().rpartition(")")[2].split()[0]) != state:
+        if found == "Z" or over():
+            return False
         assert time.monotonic() < deadline, f"not in state {state} in time"
         time.sleep(0.002)
+    return True
 
 
 def _files(name: str, *args: bytes, stdin: bytes | None = None) -> Operation:
@@ -182,9 +197,9 @@ def _two_jobs_with_mount(stage: Stage) -> int:
 
 
 def _paused_with_mount(stage: Stage) -> int:
-    run = _mounted(stage, wat(SLEEP), FLAG_ONE_JOB)
+    run = _mounted(stage, wat(LONG_SLEEP), FLAG_ONE_JOB)
     run.job(preopens=PREOPENS)
-    return _pause(run)
+    return _finish_paused(run)
 
 
 def _mounted(stage: Stage, wasm: bytes, flags: int = 0) -> Run:

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from runner import invoke, process, syscalls, zygote
+from runner import invoke, process, syscall_numbers, zygote
 from runner.protocol.control import Job
 from runner.protocol.status import Outcome
 
@@ -20,7 +20,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def raw(name: str, *arguments: int) -> int:
     """One system call by name, whatever the machine: its result, or minus its errno."""
-    number = syscalls.number_of(name)
+    number = syscall_numbers.number_of(name)
     assert number is not None, f"this machine has no {name}"
     return raw_number(number, *arguments)
 

@@ -32,41 +32,31 @@ outcomes = st.builds(
     results=st.lists(values, max_size=20).map(tuple),
     detail=details,
 )
+# What a job and a service have alike: their limits, and what their guest starts with.
+LIMITS = {"fuel": u64, "memory_bytes": u64, "wall_ms": u32, "output_bytes": u64}
+START = {
+    "export": strings,
+    "args": st.lists(strings, max_size=10).map(tuple),
+    "env": st.lists(strings, max_size=10).map(tuple),
+    "preopens": bindings,
+}
 jobs = st.builds(
-    control.Job,
-    u64,
-    entry=u8,
-    flags=u8,
-    fuel=u64,
-    memory_bytes=u64,
-    wall_ms=u32,
-    output_bytes=u64,
-    export=strings,
-    params=st.lists(values, max_size=10).map(tuple),
-    args=st.lists(strings, max_size=10).map(tuple),
-    env=st.lists(strings, max_size=10).map(tuple),
-    preopens=bindings,
+    control.Job, u64, entry=u8, flags=u8, params=st.lists(values, max_size=10).map(tuple), **LIMITS, **START
 )
 spawns = st.builds(spawn.Spawn, u64, u8, u32, u32, bindings)
 variables = st.lists(st.binary(max_size=30).map(lambda text: text.replace(b"\0", b"=")), max_size=10)
 serves = st.builds(
     control.Serve,
     u8,
-    fuel=u64,
-    memory_bytes=u64,
-    wall_ms=u32,
-    output_bytes=u64,
     record=u32,
     reuse_calls=u32,
     reuse_memory_bytes=u64,
     recycle_calls=u32,
     recycle_cpu_us=u64,
-    export=strings,
     params=st.lists(u8, max_size=10).map(tuple),
     results=st.lists(u8, max_size=10).map(tuple),
-    args=st.lists(strings, max_size=10).map(tuple),
-    env=st.lists(strings, max_size=10).map(tuple),
-    preopens=bindings,
+    **LIMITS,
+    **START,
 )
 answers = st.builds(
     call.Answer,

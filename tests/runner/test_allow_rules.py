@@ -25,11 +25,12 @@ from runner.protocol import (
     PROFILE_RUNNER,
     PROFILE_SERVER,
 )
-from runner.seccomp import Rule
-from runner.syscalls import number_of
+from runner.seccomp import Rule, assemble
+from runner.syscall_numbers import number_of
 from tests.runner.needed_calls import OPERATIONS, Operation, Stage, one_call
 from tests.runner.test_seccomp import flipped, meets
 from tests.runner.zygote_host import ROOT, RUNNER_UID, ZygoteHost
+from worker.coordinator import fetch_seal
 
 Start = Callable[..., ZygoteHost]
 Artifact = Callable[..., int]
@@ -222,10 +223,10 @@ def test_without_its_rule_what_needs_it_dies(profile: int, rule: Rule, stage: Ca
 
 FLIPPER = f"""
 import json, os, sys; sys.path.append({ROOT!r})
-from runner import allow, seccomp, syscalls
+from runner import seccomp, syscalls
 from runner.syscalls import call
 syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-filter = seccomp.Filter(seccomp.assemble(allow.RULES[int(sys.argv[1])]))
+filter = seccomp.Filter(bytes.fromhex(sys.argv[1]))
 ends = []
 for number, arguments in json.load(sys.stdin):
     pid = os.fork()
@@ -241,26 +242,28 @@ print(json.dumps(ends))
 """
 
 
-def flips_of(profile: int) -> list[tuple[str, tuple[int, ...], int]]:
+def flips_of(rules: tuple[Rule, ...]) -> list[tuple[str, tuple[int, ...], int]]:
     """(call, arguments that break one condition of one alternative in one bit, how a process ends that tries)."""
     found = []
-    for rule in allow.RULES[profile]:
+    for rule in rules:
         if number_of(rule.name) is None:
             continue
         refused = [values for values in flipped(rule) if not meets(rule, values)]
         assert refused or not rule.alternatives, f"no argument of {rule.name} is refused"
-        otherwise = getattr(rule, "otherwise", None)
-        end = -signal.SIGSYS if otherwise is None else otherwise & 0xFFFF
+        end = -signal.SIGSYS if rule.otherwise is None else rule.otherwise & 0xFFFF
         found += [(rule.name, values, end) for values in refused]
     return found
 
 
-@pytest.mark.parametrize("profile", [pytest.param(profile, id=PROFILE_NAMES[profile]) for profile in allow.RULES])
-def test_the_kernel_refuses_every_flipped_argument(profile: int) -> None:
-    flips = flips_of(profile)
+FILTERS = {PROFILE_NAMES[profile]: rules for profile, rules in allow.RULES.items()} | {"fetcher": fetch_seal.RULES}
+
+
+@pytest.mark.parametrize("who", FILTERS)
+def test_the_kernel_refuses_every_flipped_argument(who: str) -> None:
+    flips = flips_of(FILTERS[who])
     assert flips
     asked = json.dumps([(number_of(name), values) for name, values, _ in flips])
-    argv = [sys.executable, "-I", "-S", "-E", "-c", FLIPPER, str(profile)]
+    argv = [sys.executable, "-I", "-S", "-E", "-c", FLIPPER, assemble(FILTERS[who]).hex()]
     done = subprocess.run(argv, env={}, input=asked, capture_output=True, text=True, check=True)
     ends = json.loads(done.stdout)
     wrong = [(flip, end) for flip, end in zip(flips, ends, strict=True) if end != flip[2]]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from runner.protocol.status import OUTCOME, STARTED
-from runner.syscalls import NUMBERS, number_of
+from runner.syscall_numbers import NUMBERS, number_of
+from tests.runner.conftest import reachable
 from tests.runner.zygote_host import ZygoteHost
 
 Start = Callable[..., ZygoteHost]
@@ -123,7 +124,16 @@ def test_all_escapes_are_calls_of_this_machine() -> None:
     assert all(name in NUMBERS and number_of(name) is not None for name in named)
 
 
+@pytest.fixture(scope="module")
+def played_zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZygoteHost]:
+    host = ZygoteHost(reachable(tmp_path_factory), module="played_zygote")
+    yield host.wait_ready()
+    host.close()
+
+
 @pytest.fixture
-def playing(start_zygote: Start) -> ZygoteHost:
-    """A zygote whose runners play a job's first argument as native code."""
-    return start_zygote(module="played_zygote")
+def playing(played_zygote: ZygoteHost) -> Iterator[ZygoteHost]:
+    """A zygote whose runners play a job's first argument as native code: one for all, and it outlives each."""
+    yield played_zygote
+    played_zygote.close_runs()
+    assert played_zygote.exit is None

@@ -38,7 +38,7 @@ def echo() -> Iterator[tuple[Host, invoke.Prepared]]:
         yield one, one.prepare(ECHO)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(kind=st.sampled_from([(I32, "i32", 32), (I64, "i64", 64), (F32, "f32", 32), (F64, "f64", 64)]), data=st.data())
 def test_every_bit_of_a_number_comes_back(
     echo: tuple[Host, invoke.Prepared], kind: tuple[int, str, int], data: st.DataObject

@@ -239,7 +239,7 @@ def modules(draw: st.DrawFn) -> bytes:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(modules())
 def test_generated_modules_have_the_imports_and_exports_that_wasmtime_finds(wasm: bytes) -> None:
     assert_agreement(wasm, ENGINE)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,8 @@ def test_it_tells_about_every_layer(root_directory: Path) -> None:
 def test_a_missing_layer_is_explained(root_directory: Path) -> None:
     findings = probe.run(root_directory, 0, cgroup=str(root_directory))
     missing = findings["cgroup"]
-    assert (False, probe.HOW_TO_GET["cgroup"]) == (missing.ok, missing.how_to_get)
+    assert (False, probe.HOW_TO_GET["cgroup"], True) == (missing.ok, missing.how_to_get, missing.wanted)
+    assert "cgroup" in probe.missing(findings)
     assert not findings["uid"].ok
     assert [] == list(root_directory.iterdir())
 
@@ -56,6 +58,7 @@ def test_what_it_finds_a_runner_gets(
 def test_root_can_have_all_but_a_cgroup(root_directory: Path) -> None:
     findings = probed(root_directory, RUNNER_UID)
     assert {"cgroup"} == {name for name, finding in findings.items() if not finding.ok}
+    assert ("full", []) == (probe.level(findings), probe.missing(findings)), "nobody asked for one"
 
 
 @pytest.mark.root
@@ -75,6 +78,19 @@ os.execv(sys.argv[1], sys.argv[1:])"""
         findings["pdeathsig_other_uid"].ok,
     )
     assert "CAP_KILL" in findings["pdeathsig_other_uid"].how_to_get
+
+
+def test_a_probe_that_does_not_end_is_an_error(root_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "RUN_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(probe, "command", lambda *_: [sys.executable, "-c", "import sys; sys.stdin.read()"])
+    ours, theirs = os.pipe()
+    monkeypatch.setattr(probe.subprocess, "run", partial(subprocess.run, stdin=ours))
+    try:
+        with pytest.raises(probe.ProbeError, match="did not end within"):
+            probe.run(root_directory, 0)
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 @pytest.mark.parametrize("output", ["", "uid", "uid\tx", "colour\t0", "uid\t0\n" * 3])

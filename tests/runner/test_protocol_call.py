@@ -80,7 +80,9 @@ def test_what_is_no_calls_head_is_refused(changed: dict[str, int]) -> None:
         call_length(CALL_HEAD.pack(*values.values()))
 
 
-@pytest.mark.parametrize("changed", [{"whole": 9999}, {"count": 3}, {"count": 1}, {"block": 9999}, {"block": 6}])
+@pytest.mark.parametrize(
+    "changed", [{"whole": 9999}, {"count": 3}, {"count": 1}, {"block": 9999}, {"block": 6}, {"count": 1, "block": 6}]
+)
 def test_a_call_has_the_parts_that_it_announces(changed: dict[str, int]) -> None:
     names = ("magic", "version", "kind", "whole", "flags", "fuel", "wall_ms", "sent_us", "count", "block")
     values = dict(zip(names, CALL_HEAD.unpack_from(CALL), strict=True)) | changed

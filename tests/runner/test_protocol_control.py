@@ -166,17 +166,6 @@ def test_decoders_raise_nothing_but_protocol_errors(message: bytes) -> None:
             continue
 
 
-@given(jobs, st.data())
-def test_a_damaged_job_is_a_protocol_error_or_another_job(job: Job, data: st.DataObject) -> None:
-    message = bytearray(encode_job(job))
-    for _ in range(data.draw(st.integers(1, 4))):
-        message[data.draw(st.integers(0, len(message) - 1))] = data.draw(u8)
-    try:
-        decode_job(bytes(message))
-    except ProtocolError:
-        return
-
-
 @given(st.lists(st.binary(max_size=30), max_size=20), st.binary(max_size=9))
 def test_counted_strings_come_out_as_they_went_in(strings: list[bytes], before: bytes) -> None:
     packed = pack_strings(strings)

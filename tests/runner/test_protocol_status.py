@@ -195,24 +195,6 @@ def test_garbage_is_a_protocol_error_or_not_a_frame_yet(garbage: bytes, last: in
         return
 
 
-@given(st.data())
-def test_a_damaged_conversation_is_a_protocol_error_or_another_conversation(data: st.DataObject) -> None:
-    whole = bytearray(encode_frame(HELLO) + encode_ready(Ready(1, 2, 3)) + encode_started(3))
-    whole += encode_outcome(Outcome(3, "exit", exit_code=0)) + encode_frame(BYE)
-    for _ in range(data.draw(st.integers(1, 4))):
-        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        for frame in StatusReader().feed(bytes(whole)):
-            if frame.kind == READY:
-                decode_ready(frame.payload)
-            elif frame.kind == STARTED:
-                decode_started(frame.payload)
-            elif frame.kind == OUTCOME:
-                decode_outcome(frame.payload)
-    except ProtocolError:
-        return
-
-
 def test_a_reader_holds_at_most_one_frame_and_what_it_was_fed() -> None:
     reader = StatusReader()
     read(reader, encode_frame(HELLO) + encode_ready(Ready(0, 0, 0)))

@@ -12,7 +12,8 @@ from runner import seal
 from runner.errors import SealError
 from runner.inherit import OOM_SCORE, Inheritance
 from runner.protocol import LAYER_BITS, LAYERS, PROFILE_COMPILER, PROFILE_RUNNER
-from runner.syscalls import F_SEAL_WRITE, number_of, seals_of
+from runner.syscall_numbers import NUMBERS, number_of
+from runner.syscalls import F_SEAL_WRITE, seals_of
 from tests.runner.zygote_host import MIB, RUNNER_UID, Run, ZygoteHost
 
 Start = Callable[..., ZygoteHost]
@@ -175,8 +176,6 @@ def test_the_seals_of_a_memfd_are_read() -> None:
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_every_number_is_one_calls_alone(machine: str) -> None:
-    from runner.syscalls import NUMBERS
-
     numbers = [number_of(name, machine) for name in NUMBERS]
     known = [number for number in numbers if number is not None]
     assert len(known) == len(set(known))

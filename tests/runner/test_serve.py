@@ -14,7 +14,7 @@ import pytest
 
 from runner.protocol import F32, F64, I32, I64
 from runner.protocol.call import FLAG_CANCEL
-from runner.protocol.record import BUSY_SINCE, CALLS, DEADLINE, PEAK_MEMORY
+from runner.protocol.record import BUSY_SINCE, CALLS, DEADLINE, PEAK_MEMORY, WORDS
 from runner.protocol.status import BYE, READY
 from tests.e2e.harness import wait_for
 from tests.runner.call_guests import (
@@ -139,7 +139,8 @@ def test_a_reactor_is_initialized_before_its_export(deploy: Deploy) -> None:
 
 def test_a_call_may_lower_its_limits_and_never_raise_them(deploy: Deploy) -> None:
     spin = deploy(NUMBERS, export=b"spin", params=(), results=(), fuel=50_000, wall_ms=5_000)
-    assert ("fuel", 1000) == (spin.call(fuel=1000).reason, 1000)
+    answer = spin.call(fuel=1000)
+    assert ("fuel", True) == (answer.reason, answer.fuel_used <= 1000)
     answer = spin.call(fuel=2**62)
     assert ("fuel", True) == (answer.reason, answer.fuel_used <= 50_000)
     spin = deploy(NUMBERS, export=b"spin", params=(), results=(), fuel=2**62, wall_ms=30)
@@ -242,6 +243,15 @@ def test_a_call_is_cancelled_when_its_asker_goes(deploy: Deploy) -> None:
         assert "fuel" == deeds.call(LOOP, fuel=30_000_000, wall_ms=30_000, flags=FLAG_CANCEL).reason
 
 
+def test_a_guest_that_blocks_in_the_host_goes_with_its_asker(deploy: Deploy) -> None:
+    """No epoch reaches it: it has the alarm's margin, and not the half hour that it might run for."""
+    deeds = deploy(DEEDS, wall_ms=1_800_000)
+    asker = deeds.ask(SLEEP, wall_ms=1_800_000, flags=FLAG_CANCEL)
+    wait_for(lambda: deeds.record()[BUSY_SINCE], "the call runs")
+    asker.close()
+    assert (-signal.SIGALRM, False) == deeds.finish()
+
+
 def test_calls_that_wait_are_served_in_their_order(deploy: Deploy) -> None:
     echo = deploy(ECHO)
     askers = [echo.ask(b"%d" % number) for number in range(40)]
@@ -254,7 +264,7 @@ def test_calls_that_wait_are_served_in_their_order(deploy: Deploy) -> None:
 
 def test_the_record_tells_what_it_does(deploy: Deploy) -> None:
     deeds = deploy(DEEDS)
-    assert [0] * 5 == deeds.record()
+    assert [0] * WORDS == deeds.record()
     asker = deeds.ask(LOOP, fuel=2**62, wall_ms=200)
     wait_for(lambda: deeds.record()[BUSY_SINCE], "the call runs")
     record = deeds.record()
@@ -296,6 +306,19 @@ def test_a_listener_that_is_shut_serves_what_is_queued_first(deploy: Deploy) -> 
     assert (0, True) == deeds.finish()
 
 
+def test_one_that_is_told_by_its_record_ends_after_its_call_whatever_waits(deploy: Deploy) -> None:
+    deeds = deploy(DEEDS)
+    busy = deeds.ask(LOOP, fuel=2**62, wall_ms=100)
+    wait_for(lambda: deeds.record()[BUSY_SINCE], "the call runs")
+    queued = deeds.ask(ZERO)
+    deeds.tell_to_end()
+    answer = hear(busy)[1]
+    assert answer is not None
+    assert ("deadline", 0, True) == (answer.reason, *deeds.finish())
+    deeds.listener.close()
+    assert (0, None) == hear(queued)
+
+
 def test_one_is_worn_out_after_so_many_calls(deploy: Deploy) -> None:
     echo = deploy(ECHO, recycle_calls=3)
     assert ["exit"] * 3 == [echo.call().reason for _ in range(3)]
@@ -303,7 +326,7 @@ def test_one_is_worn_out_after_so_many_calls(deploy: Deploy) -> None:
 
 
 def test_one_is_worn_out_by_its_processor_time(deploy: Deploy) -> None:
-    deeds = deploy(DEEDS, recycle_cpu_us=100_000)
+    deeds = deploy(DEEDS, recycle_cpu_us=30_000)
     assert "deadline" == deeds.call(LOOP, fuel=2**62, wall_ms=300).reason
     assert (0, True) == deeds.finish()
 
@@ -314,6 +337,20 @@ def test_one_is_worn_out_by_its_memory(deploy: Deploy) -> None:
     asker = environment.ask(b"", b"A=" + bytes(15 * MIB).replace(b"\0", b"a"))
     assert (0, True) == environment.finish()
     assert hear(asker)[1] is not None
+
+
+def test_a_long_body_wears_nothing_out_and_is_not_kept(start_zygote: Any, artifact: Artifact, tmp_path: Path) -> None:
+    host = start_zygote(f"max_call_bytes={64 * MIB}")
+    with Service(host, artifact(DEEDS), tmp_path / "s") as service:
+        service.serve(memory_bytes=MIB).ready()
+        before = service.resident_bytes()
+        for _ in range(2):  # over a tick: then a runner looks what it has used
+            answer = service.call(LOOP + bytes(48 * MIB), fuel=2**62, wall_ms=50)
+            assert "deadline" == answer.reason
+        wait_for(lambda: service.resident_bytes() < before + 4 * MIB, "the body is gone")
+        assert 2 == service.record()[CALLS]
+        service.retire()
+        assert (0, True) == service.finish()
 
 
 def test_end_of_control_before_serve_is_the_end(zygote: ZygoteHost, artifact: Artifact, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from runner.protocol.call import FLAG_CANCEL
 from runner.protocol.record import BUSY_SINCE, PEAK_MEMORY
 from tests.e2e.harness import wait_for
 from tests.guests.build import guest
-from tests.runner.call_guests import COUNT, DEEDS, ECHO, ENVIRONMENT, EXIT, FLOOD, LOG, LOOP, TRAP, ZERO
+from tests.runner.call_guests import COUNT, DEEDS, ECHO, ENVIRONMENT, EXIT, FLOOD, LOG, LOOP, TRAP, ZERO, handler
 from tests.runner.call_host import Service, hear
 from tests.runner.zygote_host import MIB, RUNNER_UID, ZygoteHost
 
@@ -107,6 +107,32 @@ def test_variables_of_any_bytes_are_text_for_it(deploy: Deploy) -> None:
 def test_an_instance_is_kept_where_the_service_says_so(deploy: Deploy) -> None:
     count = deploy(COUNT, reuse_calls=3, reuse_memory_bytes=64 * MIB)
     assert [b"11a", b"22b", b"33b", b"11c"] == [count.call(body).body for body in (b"a unread", b"b", b"", b"c")]
+
+
+def test_an_instance_whose_call_wrote_too_much_is_not_kept(deploy: Deploy) -> None:
+    """No write was refused, and the guest returned: it is told at its end."""
+    flood = handler("""(global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+        (i32.store8 (i32.const 1024) (i32.add (i32.const 48) (global.get $calls)))
+        (drop (call $hear (i32.const 2000) (i32.const 1)))
+        (call $say (i32.const 1) (i32.const 1024) (i32.mul (i32.load8_u (i32.const 2000)) (i32.const 100)))""")
+    service = deploy(flood, output_bytes=1000, reuse_calls=100, reuse_memory_bytes=64 * MIB)
+    answers = [service.call(bytes([size])) for size in (1, 1, 11, 1)]
+    assert [b"1", b"2", b"", b"1"] == [answer.body[:1] for answer in answers]
+    assert "output_limit" == answers[2].reason
+
+
+def test_its_memory_has_room_for_all_copies_of_a_request(
+    start_zygote: Callable[..., ZygoteHost], artifact: Artifact, tmp_path: Path, volume: Path
+) -> None:
+    limits = []
+    for size in (16 * MIB, 80 * MIB):
+        host = start_zygote(f"volume=v={volume}", f"max_call_bytes={size}")
+        with Service(host, artifact(ECHO), tmp_path / str(size), MOUNTS) as service:
+            service.serve(preopens=PREOPENS).ready()
+            text = Path(f"/proc/{service.run.pid}/limits").read_text()
+            limits.append(int(text.partition("Max data size")[2].split()[0]))
+            assert (b"hello", "exit", 0) == _told(service.call(b"hello"))
+    assert 3 * 64 * MIB <= limits[1] - limits[0] + MIB
 
 
 def test_a_call_is_cancelled_when_its_asker_goes(deploy: Deploy) -> None:

@@ -15,11 +15,11 @@ from runner import allow
 from runner.protocol import PROFILE_FILES, PROFILE_FILES_SERVER, PROFILE_SERVER
 from runner.protocol.record import BUSY_SINCE
 from runner.seccomp import Rule
-from runner.syscalls import number_of
+from runner.syscall_numbers import number_of
 from tests.e2e.harness import wait_for
 from tests.runner.call_guests import DEEDS, LOG, LOOP, TRAP, ZERO, handler
 from tests.runner.call_host import Service
-from tests.runner.needed_calls import HIDDEN, await_state
+from tests.runner.needed_calls import HIDDEN, pause
 from tests.runner.zygote_host import MIB, RUNNER_UID, ZygoteHost
 
 # What is sent, one asker each: calls' bodies, or their variables where a tuple; None sends nothing for a while.
@@ -106,11 +106,14 @@ def play(start_zygote: Start, artifact: Artifact, tmp_path: Path, root_directory
             path = tmp_path / f"{len(host.runs)}-{lacking}"
             service = stack.enter_context(Service(host, artifact(guest), path, mounts))
             preopens = ((b"/m0", b"/data", False),) if mounts else ()
-            service.serve(fuel=2**62, wall_ms=60, preopens=preopens)
+            paused = name == "be paused"
+            service.serve(fuel=2**62, wall_ms=500 if paused else 60, preopens=preopens)
             for one in asked:
                 stack.enter_context(_ask(service, one))
-            if name == "be paused":
-                _pause(service)
+            if paused:
+                wait_for(lambda: service.record()[BUSY_SINCE], "the call runs")
+                # The ticker waits for its next tick: the kernel goes on with that by a call of its own.
+                pause(service.run, "R", over=lambda: not service.record()[BUSY_SINCE])
             service.retire()
             return service.run.finish()
 
@@ -123,14 +126,6 @@ def _ask(service: Service, one: bytes | tuple[bytes] | None) -> socket.socket:
     if isinstance(one, tuple):
         return service.ask(b"", *one)
     return service.ask(one, fuel=2**62)
-
-
-def _pause(service: Service) -> None:
-    """SIGSTOP and SIGCONT while the ticker waits for its next tick: the kernel goes on by a call of its own."""
-    wait_for(lambda: service.record()[BUSY_SINCE], "the call runs")
-    signal.pidfd_send_signal(service.run.pidfd, signal.SIGSTOP)
-    await_state(service.run, "T")
-    signal.pidfd_send_signal(service.run.pidfd, signal.SIGCONT)
 
 
 def test_every_rule_is_in_the_table() -> None:

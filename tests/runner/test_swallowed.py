@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from runner.engine import find_library
-from runner.syscalls import MACHINE, X86_64
+from runner.syscall_numbers import MACHINE, X86_64
 from tests.runner.zygote_host import ROOT
 
 HEAD = f"""import os, signal, sys; sys.path.append({ROOT!r})

@@ -62,7 +62,7 @@ def oracle() -> Iterator[Oracle]:
         yield one
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=400)
 @given(call=calls())
 @example(call=("fd_read", [0, 8, -8, 16]))
 @example(call=("random_get", [-1, 0]))

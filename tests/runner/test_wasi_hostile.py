@@ -141,7 +141,7 @@ def test_a_start_function_can_call_wasi(host: Host) -> None:
     assert ("exit", b"early") == (result.reason, result.stdout)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(name=st.sampled_from(PROBED), data=st.data())
 def test_no_arguments_at_all_make_a_callback_raise(probes: Probes, name: str, data: st.DataObject) -> None:
     letters = abi.SIGNATURES[name]

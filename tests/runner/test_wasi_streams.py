@@ -87,7 +87,7 @@ def test_a_closed_or_renumbered_descriptor_is_so_for_that_instance_alone(host: H
         assert (b"hi", b"hi") == (result.stdout, result.stderr)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(stdin=st.binary(max_size=64), lengths=st.lists(st.integers(0, 40), min_size=1, max_size=6))
 def test_reading_fills_the_buffers_in_order_and_no_byte_twice(stdin: bytes, lengths: list[int]) -> None:
     iovecs = b"".join(struct.pack("<II", 4096 + 64 * index, length) for index, length in enumerate(lengths))

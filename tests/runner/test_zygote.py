@@ -21,6 +21,7 @@ from runner.zygote import (
     EXIT_CAN_NOT_SEAL,
     EXIT_FAILED,
     EXIT_PARENT_GONE,
+    REQUIRED,
     ArgumentError,
     Arguments,
 )
@@ -279,15 +280,15 @@ def test_a_wrong_argument_is_named(tmp_path: Path, wrong: str, says: str) -> Non
         Arguments([*right, wrong])
 
 
-def test_a_missing_argument_is_named() -> None:
-    with pytest.raises(ArgumentError, match="max_memory_bytes"):
-        Arguments(["library=/x", "root=/y"])
+@pytest.mark.parametrize("key", REQUIRED)
+def test_a_missing_argument_is_named(key: str) -> None:
+    with pytest.raises(ArgumentError, match=f"missing: {key}$"):
+        Arguments([f"{other}=1" for other in REQUIRED if other != key])
 
 
 def test_volumes_are_kept_by_name() -> None:
-    required = [f"{key}=1" for key in ("library", "root", "max_memory_bytes", "max_output_bytes", "user_uid")]
-    required += ["compiler_memory_bytes=1", "compiler_cpu_s=1", "volume_uid=700"]
-    volumes = Arguments([*required, "volume=a=/x/y", "volume=b=/z,uid=5,gid=6"]).volumes
+    required = [f"{key}=1" for key in REQUIRED]
+    volumes = Arguments([*required, "volume_uid=700", "volume=a=/x/y", "volume=b=/z,uid=5,gid=6"]).volumes
     assert [(b"/x/y", None, (700, 700)), (b"/z", (5, 6), (701, 701))] == [
         (volumes[name].path, volumes[name].owner, volumes[name].kept) for name in (b"a", b"b")
     ]

@@ -37,6 +37,7 @@ def zygote_argv(root: Path, *more: str, wrapper: tuple[str, ...] = (), module: s
         "root": str(root),
         "max_memory_bytes": 512 * MIB,
         "max_output_bytes": 64 * MIB,
+        "max_call_bytes": 16 * MIB,
         "compiler_memory_bytes": 2048 * MIB,
         "compiler_cpu_s": 60,
         "user_uid": NOBODY,
@@ -233,11 +234,16 @@ class ZygoteHost:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
             self.end()
+        self.close_runs()
+
+    def close_runs(self) -> None:
+        """The same of what it forked; it goes on itself."""
         for run in self.runs:
             if run.exit is None:
                 run.kill()
                 run.finish()
             run.close_outputs()
+        self.runs.clear()
 
 
 def seal_memfd(fd: int) -> int:
