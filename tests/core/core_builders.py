@@ -104,11 +104,14 @@ class Driver:
         while effects := self.node.take_effects(self.now):
             for effect in effects:
                 if not isinstance(effect, Commit):
-                    self.effects.append(effect)
+                    self.keep(effect)
                 elif self.holding:
                     self.held.append(effect)
                 else:
                     self.commit(effect)
+
+    def keep(self, effect: Effect) -> None:
+        self.effects.append(effect)
 
     def commit(self, commit: Commit, result: Result | None = None) -> None:
         if isinstance(commit.change, UpdateTask):

@@ -7,7 +7,7 @@ from typing import Any
 from tests.core.core_builders import CREATED_US, DIGEST, Driver, make_spec
 from worker.core.changes import SetDefault, SetTrouble, UpdateTask
 from worker.core.commands import AddTask, SwitchDefault
-from worker.core.effects import Commit, Effect, StartServer
+from worker.core.effects import Commit, Effect, RetireServer, StartServer
 from worker.core.revision import View
 from worker.core.task import Handler, Kind, Reason, Scale, Service, State, Status, Task, TaskSpec
 from worker.core.verdict import Exit
@@ -32,7 +32,13 @@ class ServiceDriver(Driver):
 
     def __init__(self, slots: int = 4, **settings: Any) -> None:
         self.written: list[Effect | object] = []
+        self.tells: list[int] = []  # the runners that are told by their record; then messages are sent
         super().__init__(slots, **settings)
+
+    def keep(self, effect: Effect) -> None:
+        super().keep(effect)
+        if isinstance(effect, RetireServer):
+            self.node.traffic.retire_asked(effect.task_id, self.tells.pop(0) if self.tells else None, self.now)
 
     def commit(self, commit: Commit, result: Any = None) -> None:
         if isinstance(commit.change, SetDefault | SetTrouble | UpdateTask):
@@ -56,7 +62,7 @@ class ServiceDriver(Driver):
         return self.take()
 
     def waits(self, task_id: str = "s1") -> list[Effect]:
-        self.node.services.call_waits(task_id, self.now)
+        self.node.traffic.call_waits(task_id, self.now)
         return self.take()
 
     def sample(

@@ -17,8 +17,9 @@ from tests.core.core_builders import (
     make_module,
     make_spec,
     make_task,
+    starts,
 )
-from worker.core.changes import InsertTask, Note, Replay, WriteFailed
+from worker.core.changes import Applied, InsertTask, Note, Replay, WriteFailed
 from worker.core.commands import (
     Done,
     Idempotency,
@@ -55,6 +56,16 @@ def test_a_task_is_answered_when_its_row_is_on_disk(slow: Driver) -> None:
     slow.release()
     assert [Answer("client", Done(task_id="t1"))] == answers(slow.take())
     assert {"t1"} == set(slow.node.tasks.live)
+
+
+def test_a_slot_that_is_free_goes_out_before_a_wait_for_it_is_over(slow: Driver) -> None:
+    """Both come in one turn of the loop: the row is on disk, and its time to wait has passed."""
+    slow.artifact_ready()
+    slow.command(add(spec=make_spec(queue_ms=0)))
+    (commit,) = slow.held
+    slow.node.committed(commit.ticket, Applied(), slow.now)
+    slow.node.tick(slow.now)
+    assert ["t1"] == starts(slow.take())
 
 
 def test_a_task_that_the_disk_refused_is_refused_and_not_there(slow: Driver) -> None:

@@ -167,8 +167,8 @@ def test_a_runner_past_its_deadline_is_killed(driver: ServiceDriver) -> None:
     driver.serve(limits=WALL)
     driver.waits()
     deadline_us = driver.now.monotonic_us + 300 * MS
-    assert [] == of(KillRunner, driver.next_sample(busy={1: deadline_us}, us=600 * MS))
-    assert [KillRunner(1)] == of(KillRunner, driver.next_sample(busy={1: deadline_us}, us=100 * MS))
+    assert [] == of(KillRunner, driver.next_sample(busy={1: deadline_us}, us=499 * MS))
+    assert [KillRunner(1)] == of(KillRunner, driver.next_sample(busy={1: deadline_us}, us=1 * MS))
     driver.die(1, KILLED)
     assert None is driver.view().trouble
 
@@ -178,7 +178,7 @@ def test_a_record_can_not_buy_time(driver: ServiceDriver, deadline_us: int) -> N
     driver.serve(limits=WALL)
     driver.waits()
     driver.next_sample(busy={1: deadline_us})
-    assert [] == of(KillRunner, driver.next_sample(busy={1: deadline_us}, us=1_599 * MS))
+    assert [] == of(KillRunner, driver.next_sample(busy={1: deadline_us}, us=1_399 * MS))
     assert [KillRunner(1)] == of(KillRunner, driver.next_sample(busy={1: deadline_us}, us=1 * MS))
 
 

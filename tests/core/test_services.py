@@ -1,12 +1,11 @@
-"""Services: from the post to the first runner, their default, and runners that lie."""
+"""Services: from the post to the first runner, and runners that lie."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.core.core_builders import DIGEST, KILLED, URL, add, make_module, of, task_in
-from tests.core.service_builders import ServiceDriver, running_task, service_spec, started
-from worker.core.changes import SetDefault, UpdateTask
+from tests.core.service_builders import ServiceDriver, service_spec, started
 from worker.core.commands import AddTask, Done, Refused, ReportBroken, StopTask
 from worker.core.effects import (
     Answer,
@@ -19,7 +18,7 @@ from worker.core.effects import (
     WatchCalls,
 )
 from worker.core.events import ModuleFetched
-from worker.core.functions import FunctionRow
+from worker.core.lifecycle import TRIED
 from worker.core.task import Handler, Limits, Reason, State
 from worker.core.verdict import Exit, Report
 
@@ -100,12 +99,51 @@ def test_a_first_runner_that_can_not_link_says_why(driver: ServiceDriver) -> Non
     assert ((State.FAILED, Reason.LINK_FAILED), "unknown import") == (driver.ended("s1"), driver.status("s1").detail)
 
 
-def test_a_first_runner_that_is_not_ready_in_time_is_killed(driver: ServiceDriver) -> None:
+@pytest.mark.parametrize("reason", sorted(TRIED - {Reason.KILLED_DEADLINE}))
+def test_a_first_runner_whose_trial_fails_ends_its_service_by_the_reason_of_that(
+    driver: ServiceDriver, reason: Reason
+) -> None:
     driver.deploy()
-    driver.pass_time(5_000_000)
+    driver.node.job_reported(1, 0, Report(reason, trap_code="stack_overflow", exit_code=3, fuel_used=9), driver.now)
+    driver.leave(1)
+    assert (State.FAILED, reason) == driver.ended("s1")
+    status = driver.status("s1")
+    assert ("stack_overflow", 3, 9) == (status.trap_code, status.exit_code, status.usage.fuel_used)
+
+
+def test_a_first_runner_whose_alarm_comes_before_it_is_ready_was_tried_for_too_long(driver: ServiceDriver) -> None:
+    driver.deploy()
+    driver.die(1, Exit(signal="SIGALRM"))
+    assert (State.FAILED, Reason.KILLED_DEADLINE) == driver.ended("s1")
+    assert None is driver.status("s1").signal
+
+
+@pytest.mark.parametrize("reason", ["exit", "stopped", "compile_failed"])
+def test_a_first_runner_that_says_what_no_trial_comes_to_is_killed(driver: ServiceDriver, reason: str) -> None:
+    driver.deploy()
+    driver.node.job_reported(1, 0, Report(reason), driver.now)
+    assert [KillRunner(1)] == driver.take()
+    driver.die(1, Exit(signal="SIGALRM"))
+    assert (State.FAILED, Reason.CRASHED) == driver.ended("s1")
+
+
+def test_a_first_runner_that_is_not_ready_in_time_is_killed(driver: ServiceDriver) -> None:
+    """Its trial of an instance may take as long as a call."""
+    driver.deploy(limits=Limits(wall_ms=7_000))
+    driver.pass_time(12_399_999)
+    assert [] == driver.take()
+    driver.pass_time(1)
     assert [KillRunner(1)] == driver.take()
     driver.die(1, KILLED)
     assert (State.FAILED, Reason.INIT_FAILED) == driver.ended("s1")
+
+
+def test_a_later_runner_that_is_not_ready_in_time_is_killed_without_a_trials_time(driver: ServiceDriver) -> None:
+    driver.serve()
+    driver.leave(1, calls=1)
+    driver.waits()
+    driver.pass_time(5_000_000)
+    assert [KillRunner(2)] == of(KillRunner, driver.take())
 
 
 def test_a_fork_that_fails_ends_a_new_service(driver: ServiceDriver) -> None:
@@ -162,54 +200,6 @@ def test_a_task_that_no_longer_fits_after_a_restart_is_refused() -> None:
     driver.node.restore([task_in(State.PENDING)], [], driver.now)
     driver.settle()
     assert (State.FAILED, Reason.REFUSED) == driver.ended()
-
-
-# -- the default ------------------------------------------------------------------------------------------------------
-
-
-def test_a_service_becomes_the_default_when_it_is_on_disk_that_it_runs(driver: ServiceDriver) -> None:
-    driver.deploy(default=True)
-    driver.holding = True
-    driver.ready(1)
-    (running,) = driver.held
-    assert isinstance(running.change, UpdateTask)
-    assert State.RUNNING == running.change.task.status.state
-    driver.release()
-    assert SetDefault("f", "r1", 1) == driver.written[-1]
-    assert ("r1", 1) == driver.default()
-
-
-def test_a_service_that_does_not_ask_for_it_is_not_the_default(driver: ServiceDriver) -> None:
-    driver.serve()
-    assert (None, 0) == driver.default()
-
-
-def test_a_restart_does_not_take_the_default_back_from_another() -> None:
-    driver = ServiceDriver()
-    other = running_task("s1", service_spec(revision="r1"))
-    mine = running_task("s2", service_spec(revision="r2", default=True))
-    driver.node.restore([other, mine], [DIGEST], driver.now, functions=[FunctionRow("f", "r1", 3)])
-    driver.artifact_ready()
-    driver.ready(1)
-    driver.ready(2)
-    assert ("r1", 3) == driver.default()
-
-
-def test_a_default_that_was_never_written_is_after_a_restart() -> None:
-    driver = ServiceDriver()
-    driver.node.restore(
-        [running_task("s1", service_spec(default=True))], [DIGEST], driver.now, functions=[FunctionRow("f")]
-    )
-    driver.artifact_ready()
-    driver.ready(1)
-    assert ("r1", 1) == driver.default()
-
-
-def test_a_default_that_did_not_live_to_the_restart_is_none() -> None:
-    driver = ServiceDriver()
-    driver.node.restore([], [DIGEST], driver.now, functions=[FunctionRow("f", "r1", 3)])
-    driver.settle()
-    assert (None, 4) == driver.default()
 
 
 # -- runners that lie -------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from worker.core.effects import (
     Answer,
     CloseListener,
     KillRunner,
+    PrepareArtifact,
     ShutListener,
 )
 from worker.core.task import Reason, State, Task
@@ -170,6 +171,28 @@ def test_a_service_that_ran_before_the_restart_tries_again_where_its_runner_dies
     driver.pass_time(100_000)
     driver.ready(2)
     assert (State.RUNNING, ["the runner died by SIGSEGV", None]) == (driver.status("s1").state, driver.troubles())
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_one_that_never_ran_ends_where_its_artifact_can_not_be_made(driver: ServiceDriver, attempts: int) -> None:
+    task = running_task("s1", service_spec(), state=State.SCHEDULED, attempts=attempts)
+    driver.node.restore([task], [DIGEST], driver.now)
+    driver.node.artifact_failed(DIGEST, "no memory", driver.now)
+    driver.settle()
+    assert (State.FAILED, Reason.COMPILE_FAILED) == driver.ended("s1")
+
+
+def test_one_that_ran_is_tried_again_where_its_artifact_can_not_be_made_after_a_restart(driver: ServiceDriver) -> None:
+    driver.node.restore([running_task("s1", service_spec())], [DIGEST], driver.now)
+    driver.take()
+    driver.node.artifact_failed(DIGEST, "no memory", driver.now)
+    assert [] == driver.take()
+    assert (State.PENDING, "no memory") == (driver.status("s1").state, driver.view().trouble)
+    driver.pass_time(100_000)
+    assert [PrepareArtifact(DIGEST)] == driver.take()
+    assert ["s1"] == started(driver.artifact_ready())
+    driver.ready(1)
+    assert (State.RUNNING, ["no memory", None]) == (driver.status("s1").state, driver.troubles())
 
 
 def test_a_service_that_no_longer_links_after_a_restart_fails(driver: ServiceDriver) -> None:

@@ -56,7 +56,7 @@ def test_a_sample_of_what_is_not_sampled_changes_nothing(driver: ServiceDriver) 
     driver.serve()
     assert [] == driver.sample(queued=9, busy={1: 1}) + driver.sample("gone", queued=9)
     assert 0 == driver.view().queued
-    driver.node.services.call_waits("gone", driver.now)
+    driver.node.traffic.call_waits("gone", driver.now)
     assert [] == driver.take()
 
 
@@ -149,9 +149,34 @@ def test_runners_that_do_not_take_what_waits_are_not_counted_on(driver: ServiceD
 def test_runners_that_do_not_take_what_waits_for_long_are_killed(driver: ServiceDriver) -> None:
     driver.serve(max=1)
     driver.waits()
-    driver.next_sample(queued=1)
-    effects = driver.next_sample(queued=1, us=2 * SECOND_US)
+    effects = [effect for _ in range(39) for effect in driver.next_sample(queued=1, us=50 * MS)]
+    assert ([], []) == (of(KillRunner, effects), started(effects))
+    effects = driver.next_sample(queued=1, us=50 * MS)
     assert ([KillRunner(1)], ["s1"]) == (of(KillRunner, effects), started(effects))
+
+
+def test_a_coordinator_that_stood_still_kills_nobody_for_it(driver: ServiceDriver) -> None:
+    driver.serve(max=2)
+    driver.waits()
+    driver.next_sample(queued=1)
+    effects = driver.next_sample(queued=1, us=3600 * SECOND_US)
+    assert ([], []) == (of(KillRunner, effects), started(effects))
+
+
+def test_what_was_just_answered_is_no_stall(driver: ServiceDriver) -> None:
+    driver.serve(max=2)
+    driver.waits()
+    for calls in range(9):
+        assert [] == started(driver.next_sample(queued=1, calls=calls + 1, us=100 * MS))
+
+
+def test_a_queue_that_comes_up_after_a_long_call_is_no_stall(driver: ServiceDriver) -> None:
+    """Nothing was answered and none waited meanwhile."""
+    driver.serve(max=2)
+    driver.waits()
+    for _ in range(30):
+        driver.next_sample(busy={1: far(driver)}, us=50 * MS)
+    assert [] == started(driver.next_sample(queued=1, us=50 * MS))
 
 
 def test_a_busy_runner_is_not_stuck(driver: ServiceDriver) -> None:
@@ -176,9 +201,11 @@ def test_a_runners_artifact_that_was_evicted_is_made_again_when_it_is_needed(dri
     assert ["s1"] == started(driver.artifact_ready())
 
 
-def test_an_artifact_that_nobody_needs_is_not_made_again(driver: ServiceDriver) -> None:
+@pytest.mark.parametrize("asleep", [False, True])
+def test_an_artifact_that_nobody_needs_is_not_made_again(driver: ServiceDriver, asleep: bool) -> None:
     driver.serve("s1", function="f")
-    driver.leave(1, calls=1)
+    if asleep:
+        driver.leave(1, calls=1)
     driver.node.artifact_evicted(DIGEST)
     driver.command(AddTask("s2", "token", service_spec(function="g", digest=OTHER_DIGEST)))
     assert [] == of(PrepareArtifact, driver.artifact_ready(OTHER_DIGEST))
@@ -223,6 +250,15 @@ def test_a_revision_goes_to_zero_and_comes_back(driver: ServiceDriver) -> None:
     assert ["s1"] == started(driver.waits())
 
 
+def test_a_call_right_after_the_last_runner_has_gone_starts_one_at_once(driver: ServiceDriver) -> None:
+    """The message that it should end was seen as something that waits: nothing is left to sample when it has gone."""
+    driver.serve(idle_ms=1_000)
+    driver.pass_time(SECOND_US)
+    driver.waits()
+    assert [WatchCalls("s1")] == driver.leave(1)
+    assert ["s1"] == started(driver.waits())
+
+
 def test_a_runner_that_retires_is_no_call_that_waits(driver: ServiceDriver) -> None:
     driver.serve(idle_ms=1_000)
     driver.pass_time(SECOND_US)
@@ -256,23 +292,29 @@ def test_a_busy_revision_gives_up_what_it_did_not_use_for_its_idle_time(driver: 
     assert [RetireServer("s1")] == [effect for effects in retired for effect in of(RetireServer, effects)]
 
 
-def test_of_two_that_retire_each_is_waited_for(driver: ServiceDriver) -> None:
-    driver.serve(min=0, max=2, idle_ms=1_000)
-    driver.waits()
-    driver.next_sample(queued=2, busy={1: far(driver)})
-    driver.ready(2)
-    driver.go_quiet()
-    driver.pass_time(SECOND_US)
-    driver.leave(1)
-    assert "retire" in driver.timers
-    driver.leave(2)
-    assert "retire" not in driver.timers
+# -- calls that nobody saw waiting ------------------------------------------------------------------------------------
 
 
-def test_a_retirement_that_nobody_heard_is_forgotten(driver: ServiceDriver) -> None:
-    driver.serve(idle_ms=1_000)
-    driver.pass_time(SECOND_US)
-    driver.pass_time(2 * SECOND_US)
+def test_a_call_that_was_taken_before_it_was_seen_has_a_deadline_too(driver: ServiceDriver) -> None:
+    driver.serve(limits=WALL)
+    deadline_us = driver.now.monotonic_us + 1_200 * MS
+    driver.node.traffic.look("s1", driver.now)
+    assert [] == driver.take()
+    assert [] == of(KillRunner, driver.next_sample(busy={1: deadline_us}, us=1_399 * MS))
+    assert [KillRunner(1)] == of(KillRunner, driver.next_sample(busy={1: deadline_us}, us=1 * MS))
+
+
+def test_a_look_at_what_is_sampled_or_gone_changes_nothing(driver: ServiceDriver) -> None:
+    driver.serve()
     driver.waits()
-    driver.next_sample(queued=1)
-    assert 1 == driver.view().queued
+    driver.node.traffic.look("s1", driver.now)
+    driver.node.traffic.look("gone", driver.now)
+    driver.pass_time(SAMPLE_US)
+    assert [SampleCalls(("s1",))] == driver.take()
+
+
+def test_what_was_seen_by_a_look_is_no_reason_for_a_runner(driver: ServiceDriver) -> None:
+    driver.serve()
+    driver.leave(1, calls=1)
+    driver.node.traffic.look("s1", driver.now)
+    assert [] == driver.take()

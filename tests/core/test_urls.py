@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.config import Config
@@ -222,7 +222,6 @@ def test_the_configuration_has_the_rules() -> None:
 SCHEMES = st.sampled_from(["http", "https", "file"])
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.text(max_size=60) | st.builds("{}://{}".format, SCHEMES, st.text(max_size=40)))
 def test_any_text_is_read_or_refused(url: str) -> None:
     refused = check_url(url, FILES)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from runner.protocol.status import REASONS
 from tests.core.core_builders import CLEAN, KILLED
 from worker.core.events import Ended
-from worker.core.lifecycle import ENDS_WITH
+from worker.core.lifecycle import ENDS_WITH, TRIED
 from worker.core.task import Reason, State, Usage
 from worker.core.verdict import MOST, Context, Exit, Report, contradiction, from_exit, from_report
 
@@ -160,7 +160,10 @@ def test_a_report_that_may_be_true_is_believed(report: Report, context: Context)
     ("report", "context", "lie"),
     [
         (Report("exit", exit_code=0), SCHEDULED, "OUTCOME says exit, which a scheduled job can't end with"),
-        (Report("fuel"), SCHEDULED, "OUTCOME says fuel, which a scheduled job can't end with"),
+        *[
+            (Report(reason), SCHEDULED, f"OUTCOME says {reason}, which a scheduled job can't end with")
+            for reason in sorted(TRIED)
+        ],
         (Report("compile_failed"), RUNNING, "OUTCOME says compile_failed, which a running job can't end with"),
         (Report("stopped"), RUNNING, "OUTCOME says stopped, and nobody asked for it"),
         (Report("stopped"), SCHEDULED, "OUTCOME says stopped, and nobody asked for it"),

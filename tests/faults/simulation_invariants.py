@@ -11,6 +11,7 @@ from worker.core.node import Node
 from worker.core.pool import RunnerState
 from worker.core.revision import Listening
 from worker.core.runners import KINDS
+from worker.core.scaling import Room, plan
 from worker.core.services import KINDS as SERVICE_KINDS
 from worker.core.task import FINAL, State
 from worker.core.timers import Timer
@@ -30,6 +31,7 @@ class Invariants(RuleBasedStateMachine):
         self.tasks: list[str] = []
         self.asking = 0
         self.full = False
+        self.honest = False  # nobody lies, dies or fails to start, and nothing else is spared
         self.finals: dict[str, object] = {}
 
     @property
@@ -125,10 +127,29 @@ class Invariants(RuleBasedStateMachine):
             assert mine == set(revision.runners)
             assert not revision.able or task_id in calls.queues
             assert not revision.sampled or SAMPLE in set(node.timers)
-            assert (revision.backing_off, revision.retiring > 0) == tuple(
+            assert (revision.backing_off, bool(revision.asked or revision.told)) == tuple(
                 Timer(kind, task_id) in set(node.timers) for kind in ("backoff", "retire")
             )
+            assert revision.told <= set(revision.runners)
+            assert 0 <= revision.retiring - revision.asked <= len(revision.told)
         assert len(node.services.revisions) <= len(node.services._names)
+
+    @precondition(settled)
+    @invariant()
+    def who_sleeps_changes_no_plan(self) -> None:
+        revisions = self.node.services.revisions.values()
+        for has_artifact in (False, True):
+            loads = [revision.load(has_artifact) for revision in revisions]
+            awake = [revision.load(has_artifact) for revision in revisions if not revision.sleeps]
+            for room in (Room(), Room(2), Room(jobs_waiting=1), Room(jobs_waiting=1, jobs_running=1, jobs_idle=1)):
+                assert plan(loads, room) == plan(awake, room)
+
+    @precondition(settled)
+    @invariant()
+    def without_a_lie_a_death_or_a_failed_start_nobody_is_in_trouble(self) -> None:
+        if self.honest:
+            for revision in self.node.services.revisions.values():
+                assert (None, 0, False) == (revision.trouble, revision.failures, revision.backing_off)
 
     @precondition(settled)
     @invariant()

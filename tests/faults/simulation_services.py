@@ -21,6 +21,9 @@ from worker.core.commands import AddTask, Command, ReportBroken, StopTask, Switc
 from worker.core.task import TaskSpec
 from worker.core.verdict import Exit
 
+# An honest call's deadline, as its record tells it: longer than the steps in which `let_all_go_on` lets time pass.
+CALL_US = 600_000
+
 
 class ServiceRules(Invariants):
     def ask(self, command: Command) -> None:
@@ -78,10 +81,32 @@ class ServiceRules(Invariants):
         for task_id in self.world.calls.untold:
             if task_id in self.world.calls.watched:
                 self.world.calls.watched.discard(task_id)
-                self.node.services.call_waits(task_id, self.world.now)
+                self.node.traffic.call_waits(task_id, self.world.now)
                 self.world.settle()
 
-    @precondition(lambda self: self.node.services.revisions)
+    @precondition(lambda self: self.idle_servers)
+    @rule(index=any_index)
+    def a_call_is_taken_unseen(self, index: int) -> None:
+        """Whoever watches the listener wakes up too late to see it wait."""
+        idle = self.idle_servers
+        self.world.calls.take_unseen(idle[index % len(idle)], self.world.now.monotonic_us + CALL_US)
+
+    @property
+    def idle_servers(self) -> list[FakeRunner]:
+        runners, queues = self.world.runners.values(), self.world.calls.queues
+        return [
+            one for one in runners if one.phase == "ready" and not one.deadline_us and queues.get(one.service) == []
+        ]
+
+    @precondition(lambda self: self.world.calls.to_look_at)
+    @rule()
+    def the_beat_looks_at_records(self) -> None:
+        for task_id in self.world.calls.to_look_at:
+            self.node.traffic.look(task_id, self.world.now)
+            self.world.calls.watched.discard(task_id)  # or it is told later, to nobody
+        self.world.settle()
+
+    @precondition(lambda self: self.node.services.revisions and not self.honest)
     @rule(index=any_index, known=st.booleans(), whose=any_index)
     def an_answer_is_none(self, index: int, known: bool, whose: int) -> None:
         task_ids = list(self.node.services.revisions)
@@ -91,7 +116,7 @@ class ServiceRules(Invariants):
 
     # -- runners -----------------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: any(runner.service for runner in self.world.runners.values()))
+    @precondition(lambda self: any(runner.service for runner in self.world.runners.values()) and not self.honest)
     @rule(index=any_index, deadline_us=st.sampled_from([0, 1, 10**6, 2**64 - 1]), calls=st.sampled_from([0, 7]))
     def a_record_lies(self, index: int, deadline_us: int, calls: int) -> None:
         servers = [runner for runner in self.world.runners.values() if runner.service]
@@ -103,10 +128,12 @@ class ServiceRules(Invariants):
         queue = self.world.calls.queues.get(str(runner.service))
         if runner.deadline_us:
             runner.deadline_us, runner.calls = 0, runner.calls + 1
+            if runner.told:
+                self._leave(runner)
             return
         waits = queue.pop(0) if queue else None
         if waits == CALL:
-            runner.deadline_us = self.world.now.monotonic_us + 300_000
+            runner.deadline_us = self.world.now.monotonic_us + CALL_US
         elif waits == RETIRE or queue is None or runner.service in self.world.calls.shut:
             self._leave(runner)
 

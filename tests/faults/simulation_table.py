@@ -20,7 +20,7 @@ from worker.core.changes import (
 )
 from worker.core.functions import FunctionRow
 from worker.core.lifecycle import ENDS_WITH, end_state, transitions
-from worker.core.task import FINAL, Reason, State, Task
+from worker.core.task import FINAL, Reason, Service, State, Task
 
 FULL = WriteFailed("storage_full", "no room")
 
@@ -42,6 +42,7 @@ class Table:
         self.files = set(modules)  # digests of which the bytes are there
         self.functions: dict[str, FunctionRow] = {}
         self.troubles: dict[str, str] = {}  # by the id of the task
+        self.ran: set[str] = set()  # the services that were ever routed
         self._keys: dict[tuple[str, str], tuple[str, str]] = {}
 
     def apply(self, change: Change, full: bool) -> Result:
@@ -127,8 +128,22 @@ class Table:
         figures = [figure for figure in astuple(status.usage) if figure is not None]
         assert all(0 <= figure < 2**63 for figure in figures), "a figure that no table can hold"
         row.task = task
+        if task.spec.service is not None:
+            self._route(change, task.spec.service)
         if task.final:
             self.troubles.pop(task.id, None)
+
+    def _route(self, change: UpdateTask, service: Service) -> None:
+        """A service's first row as running makes it the default, if it asked for that; no other row does."""
+        status = change.task.status
+        routed = status.state is State.RUNNING and not status.stopping
+        first = routed and change.task.id not in self.ran
+        assert change.default == (first and service.default), f"{change.task.id}: default {change.default}"
+        if routed:
+            self.ran.add(change.task.id)
+        row = self.functions[service.function]
+        if change.default and row.default != service.revision:
+            self.functions[row.name] = FunctionRow(row.name, service.revision, row.generation + 1)
 
 
 def _check_step(before: Note, note: Note) -> None:

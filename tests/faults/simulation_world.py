@@ -60,6 +60,7 @@ class FakeRunner:
     service: str | None = None  # whose calls it answers; it has no job then
     deadline_us: int = 0  # of the call that it is at, as its record tells it
     calls: int = 0
+    told: bool = False  # to end after its call
     lied: bool = False  # so that where it stands isn't where the node thinks that it does
 
 
@@ -93,7 +94,8 @@ class World:
         self.fetching: dict[str, Task] = {}
         self.preparing: set[str] = set()
         modules = sorted(self.table.modules)
-        self.node.restore(self.table.unfinished(), modules, self.now, functions=self.table.functions_in_order())
+        begun = frozenset(self.table.ran)
+        self.node.restore(self.table.unfinished(), modules, self.now, begun, self.table.functions_in_order())
         self.settle()
 
     # -- what the machine lets happen --------------------------------------------------------------------------------
@@ -172,7 +174,7 @@ class World:
                 self._perform_on_runner(effect)
 
     def _perform_on_runner(self, effect: Effect) -> None:
-        if self.calls.perform(effect, self._sampled):
+        if self.calls.perform(effect, self._sampled, self._asked):
             return
         if not isinstance(effect, StartRunner | StartServer) and getattr(effect, "runner_id", None) in self.reaped:
             return  # it went by itself in the same round
@@ -211,6 +213,9 @@ class World:
 
     def _sampled(self, task_id: str, queued: int, busy: dict[int, int], calls: int) -> None:
         self.node.services.sampled(task_id, queued, busy, calls, self.now)
+
+    def _asked(self, task_id: str, runner_id: int | None) -> None:
+        self.node.traffic.retire_asked(task_id, runner_id, self.now)
 
     def _evict(self, digest: str) -> None:
         if digest in self.artifacts:

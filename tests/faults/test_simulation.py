@@ -55,8 +55,10 @@ class Simulation(ServiceRules):
         steps=st.lists(st.integers(1, 4), min_size=2, max_size=4),
         isolation=st.sampled_from(Isolation),
         lazy=st.booleans(),
+        honest=st.sampled_from([False, False, True]),
     )
-    def begin_with_some_work(self, steps: list[int], isolation: Isolation, lazy: bool) -> None:
+    def begin_with_some_work(self, steps: list[int], isolation: Isolation, lazy: bool, honest: bool) -> None:
+        self.honest = honest
         if lazy:
             self.world.begin_lazily()
         for count in steps:
@@ -141,7 +143,16 @@ class Simulation(ServiceRules):
 
     @rule(us=durations_us, wall_jump_us=st.sampled_from([0, 0, -(10**12), 10**12]))
     def time_passes(self, us: int, wall_jump_us: int) -> None:
+        if self.honest:
+            self.let_runners_start()
         self.world.pass_time(us, wall_jump_us)
+
+    def let_runners_start(self) -> None:
+        """None is killed for being late."""
+        while starting := [one for one in self.world.runners.values() if one.phase in ("asked", "born")]:
+            for runner in starting:
+                if runner.id in self.world.runners:
+                    self._go_on(runner, "exit")
 
     @rule(often=st.integers(0, 9))
     def crash(self, often: int) -> None:
@@ -185,7 +196,7 @@ class Simulation(ServiceRules):
 
     def _artifact_comes(self, digest: str, fails: bool) -> None:
         self.world.preparing.remove(digest)
-        if fails:
+        if fails and not self.honest:
             self.node.artifact_failed(digest, "too many functions", self.world.now)
         else:
             self.world.artifacts.add(digest)
@@ -252,7 +263,7 @@ class Simulation(ServiceRules):
         self.node.exited(runner.id, exit_, self.world.now, runner.calls)
         self.world.settle()
 
-    @precondition(lambda self: self.world.runners)
+    @precondition(lambda self: self.world.runners and not self.honest)
     @rule(index=any_index, exit_=exits, bye=st.booleans())
     def a_runner_dies(self, index: int, exit_: Exit, bye: bool) -> None:
         runner = self.pick(index)
@@ -260,7 +271,9 @@ class Simulation(ServiceRules):
             self.node.runner_said_bye(runner.id, self.world.now)
         self._exit(runner, exit_)
 
-    @precondition(lambda self: any(runner.phase == "asked" for runner in self.world.runners.values()))
+    @precondition(
+        lambda self: any(runner.phase == "asked" for runner in self.world.runners.values()) and not self.honest
+    )
     @rule(index=any_index, reason=st.sampled_from([Reason.INIT_FAILED, Reason.LOST]))
     def a_fork_fails(self, index: int, reason: Reason) -> None:
         asked = [runner for runner in self.world.runners.values() if runner.phase == "asked"]
@@ -270,6 +283,7 @@ class Simulation(ServiceRules):
         self.node.spawn_failed(runner.id, "EAGAIN", self.world.now, reason)
         self.world.settle()
 
+    @precondition(lambda self: not self.honest)
     @rule(
         index=any_index,
         says=st.sampled_from(["READY", "STARTED", "OUTCOME", "BYE", "garbage"]),
@@ -300,7 +314,7 @@ class Simulation(ServiceRules):
                 node.misbehaved(runner_id, "garbage")
         self.world.settle()
 
-    @precondition(lambda self: any(runner.job for runner in self.world.runners.values()))
+    @precondition(lambda self: any(runner.job for runner in self.world.runners.values()) and not self.honest)
     @rule(index=any_index, report=reports, ends=st.booleans())
     def a_runner_lies_about_its_job(self, index: int, report: Report, ends: bool) -> None:
         """It reports what it likes, at the time when a report is due, and may end as an honest one would."""
@@ -358,7 +372,6 @@ Simulation.TestCase.settings = settings(
     max_examples=RUNS or 250,
     stateful_step_count=150 if RUNS else 60,
     derandomize=not RUNS,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 TestSimulation = pytest.mark.timeout(0 if RUNS else 120)(Simulation.TestCase)

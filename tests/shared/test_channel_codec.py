@@ -80,18 +80,6 @@ def test_garbage_raises_channel_error_alone(data: bytes) -> None:
             decode(data)
 
 
-@given(_COMMANDS, st.data())
-def test_a_damaged_command_is_another_command_or_a_channel_error(command, data) -> None:
-    message = bytearray(encode(1, command))
-    for _ in range(data.draw(st.integers(1, 4))):
-        message[data.draw(st.integers(0, len(message) - 1))] = data.draw(st.integers(0, 255))
-    message = message[: data.draw(st.integers(0, len(message)))]
-    try:
-        decode_command(message)
-    except ChannelError:
-        return
-
-
 _JSONISH = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | _TEXT | st.binary(max_size=9) | st.floats(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXT, inner, max_size=4),

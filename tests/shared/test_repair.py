@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import wasmtime
 
-from tests.shared.samples import insert, task_id
+from tests.shared.samples import deploy, insert, make_service, task_id, update
 from worker.core.changes import InsertModule
+from worker.core.functions import FunctionRow
 from worker.core.module import Extern, Module
 from worker.core.task import State
 from worker.errors import TableCorrupt, TableError
@@ -121,6 +125,52 @@ def test_a_module_whose_row_is_lost_is_admitted_again_from_its_file(path: Path) 
         module.size_bytes,
         (module.exports[0].name, module.exports[0].params, module.exports[0].results),
     )
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Path:
+    """`f` has a default that runs, one that is being stopped and one that ended; `g` has one that waits."""
+    writer = TableWriter(tmp_path / "table.sqlite", reserve_bytes=0)
+    writer.apply([deploy(1), deploy(2, revision="r2"), deploy(3, revision="r3"), deploy(4, "g")])
+    writer.apply([replace(update(make_service(1), State.RUNNING), default=True)])
+    writer.apply([update(make_service(2, revision="r2"), State.RUNNING, stopping=True)])
+    writer.apply([update(make_service(3, revision="r3"), State.FAILED)])
+    writer._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    writer.close()
+    return writer.path
+
+
+def _routes(path: Path) -> tuple[list[FunctionRow], list[tuple[str, str, str, bool]]]:
+    reader = TableReader(path)
+    functions, routes = reader.routes()
+    reader.close()
+    return functions, [(one.function, one.revision, one.task_id, one.routed) for one in routes]
+
+
+REVISIONS = [("f", "r1", task_id(1), True), ("f", "r2", task_id(2), False), ("g", "r1", task_id(4), False)]
+
+
+def test_functions_and_their_defaults_come_out_whole(services: Path) -> None:
+    expected = _routes(services)
+    assert ([FunctionRow("f", "r1", 1), FunctionRow("g")], REVISIONS) == expected
+    repair(services)
+    assert expected == _routes(services)
+
+
+def test_services_whose_routes_are_lost_are_routed_again(services: Path) -> None:
+    with closing(sqlite3.connect(services, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM revisions")
+        connection.execute("DELETE FROM functions WHERE name = 'g'")
+    repair(services)
+    assert ([FunctionRow("f", "r1", 1), FunctionRow("g")], REVISIONS) == _routes(services)
+
+
+def test_what_routes_are_left_of_no_service_that_lives_are_dropped(services: Path) -> None:
+    with closing(sqlite3.connect(services, isolation_level=None)) as connection:
+        for number, revision in ((3, "r3"), (77, "r77")):
+            connection.execute("INSERT INTO revisions VALUES ('f', ?, ?, 1, NULL)", (revision, task_id(number)))
+    repair(services)
+    assert REVISIONS == _routes(services)[1]
 
 
 def test_nothing_to_repair_is_told(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from tests.shared.samples import deploy, insert, make_service, make_task, note, task_id, update
 from worker.core.changes import Applied, InsertTask, SetDefault, SetTrouble, UpdateTask, WriteFailed
+from worker.core.functions import FunctionRow
 from worker.core.task import State, Status
 from worker.shared.blobs import Blobs
 from worker.shared.reserve import Reserve
-from worker.shared.routes import FunctionRow
 from worker.shared.table import TableReader, TableWriter
 
 RESERVE_BYTES = 1024 * 1024

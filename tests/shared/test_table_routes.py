@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.shared.samples import deploy, insert, make_service, task_id, update
-from worker.core.changes import Applied, SetDefault, SetTrouble
+from worker.core.changes import Applied, SetDefault, SetTrouble, WriteFailed
+from worker.core.functions import FunctionRow
 from worker.core.task import State
 from worker.errors import BadCursor
-from worker.shared.routes import FunctionRow, Route
+from worker.shared.routes import Route
 from worker.shared.schema import MIGRATIONS, open_for_writing
 from worker.shared.table import TableReader, TableWriter
 
@@ -62,6 +64,34 @@ def test_the_default_and_its_generation_are_kept_for_ever(writer: TableWriter, r
         [route.revision for route in reader.function("f")[1]],
     )
     assert None is reader.function("g")
+
+
+@pytest.mark.parametrize(
+    ("before", "generation"),
+    [
+        ([], 1),
+        ([SetDefault("f", None, 4)], 5),
+        ([SetDefault("f", "r0", 4)], 5),
+        ([SetDefault("f", "r1", 4)], 4),
+    ],
+)
+def test_a_row_that_says_that_it_runs_makes_it_the_default(
+    writer: TableWriter, reader: TableReader, before: list[SetDefault], generation: int
+) -> None:
+    writer.apply([deploy(1), *before])
+    changes = writer.route_changes
+    running = update(make_service(1), State.RUNNING)
+    assert [Applied()] == writer.apply([replace(running, default=True)])
+    assert writer.route_changes > changes
+    assert FunctionRow("f", "r1", generation) == reader.function("f")[0]
+    assert {"f/r1": (True, None)} == _routes(reader)
+
+
+def test_nothing_of_a_row_that_fails_makes_a_default(writer: TableWriter, reader: TableReader) -> None:
+    running = replace(update(make_service(1), State.RUNNING), default=True)
+    (failed,) = writer.apply([running])  # there is no such task
+    assert isinstance(failed, WriteFailed)
+    assert ([], []) == reader.routes()
 
 
 def test_trouble_is_told_for_as_long_as_it_lasts(writer: TableWriter, reader: TableReader) -> None:
@@ -116,6 +146,18 @@ def test_a_module_fetched_late_changes_the_route_that_names_it(writer: TableWrit
     change = update(make_service(1, digest=digest), State.PENDING)
     writer.apply([type(change)(change.task, change.notes, spec_changed=True)])
     assert (digest, 1) == (reader.routes()[1][0].spec.digest, writer.route_changes - before)
+
+
+def test_a_spec_that_did_not_change_is_unpacked_once(writer: TableWriter, reader: TableReader) -> None:
+    writer.apply([deploy(1), deploy(2, revision="r2")])
+    first, second = (route.spec for route in reader.routes()[1])
+    change = update(make_service(2, revision="r2", digest="sha256:" + "ab" * 32), State.PENDING)
+    writer.apply([replace(change, spec_changed=True), update(make_service(1), State.RUNNING)])
+    again, changed = (route.spec for route in reader.routes()[1])
+    assert (True, False, "sha256:" + "ab" * 32) == (again is first, changed is second, changed.digest)
+    writer.apply([update(make_service(1), State.COMPLETED)])
+    assert [changed] == [route.spec for route in reader.routes()[1]]
+    assert [task_id(2)] == list(reader._route_specs)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 500])

@@ -68,12 +68,12 @@ class Admission:
             waiting[:] = [(o, command) for o, command in waiting if not (gone(o) and isinstance(command, WatchTask))]
 
     def restore(self, task: Task, begun: bool, now: Now) -> None:
-        """A task that the table holds as alive at start."""
+        """A task that the table holds as alive at start; `begun` as in Node.restore."""
         self._count_open(task.token, 1)
         if task.spec.service is None:
             self._jobs.recover(task, begun, now)
         else:
-            self._services.recover(task, now)
+            self._services.recover(task, begun, now)
 
     def add(self, origin: Origin, command: AddTask, now: Now) -> None:
         refusal = self._refusal(command)
@@ -159,8 +159,8 @@ class Admission:
     def record(self) -> None:
         """What changed is the ledger's to write from here on."""
         for live in self._tasks.take_changed():
-            self._ledger.update(live.task, tuple(live.notes), live.spec_changed)
-            live.notes, live.spec_changed = [], False
+            self._ledger.update(live.task, tuple(live.notes), live.spec_changed, live.default)
+            live.notes, live.spec_changed, live.default = [], False, False
 
     def _stop(self, origin: Origin, command: StopTask, now: Now) -> None:
         """Answered when the order, or the end that came before it, is on disk; at once where it is there already."""
@@ -179,13 +179,13 @@ class Admission:
         else:
             self._watches.begin(command.task_id, origin, command.until_us)
 
-    def on_disk(self, task: Task) -> None:
-        """The task's row is as it is here."""
+    def on_disk(self, task: Task, default: bool) -> None:
+        """The task's row is as it is here. `default`: with it its revision became its function's default."""
         if task.final:
             self._count_open(task.token, -1)
             reply = Done(task_id=task.id)
             self._tell(tuple((origin, reply) for origin in self._watches.end_all(task.id)))
-        self._services.recorded(task)
+        self._services.recorded(task, default)
 
     def _tell(self, answers: Answers) -> None:
         self._effects.extend(Answer(origin, reply) for origin, reply in answers)

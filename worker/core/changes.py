@@ -38,6 +38,7 @@ class UpdateTask:
     notes: tuple[Note, ...]
     fsync_output: bool = False  # its stdout and stderr are complete: they reach the disk before the row does
     spec_changed: bool = False  # a fetch by URL has named the module: the spec is written again too
+    default: bool = False  # it runs for the first time and asked for it: its function's default is this revision now
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,7 @@ class CloseListener:
 
 @dataclass(frozen=True, slots=True)
 class WatchCalls:
-    """Answer once by `Services.call_waits`, when a call waits on the listener."""
+    """Answer once by `Traffic.call_waits`, when a call waits on the listener."""
 
     task_id: str
 
@@ -165,7 +165,11 @@ class StartServer:
 
 @dataclass(frozen=True, slots=True)
 class RetireServer:
-    """One runner of the service, whichever takes it first, ends after its call: connect and say so."""
+    """One runner of the service ends after its call. Answer at once by `Traffic.retire_asked`, if one could be asked.
+
+    Where calls wait or none is idle, one that is at a call is told by its record: a message would come last. Else
+    whichever takes it first: connect and say so.
+    """
 
     task_id: str
 

@@ -12,6 +12,10 @@ BUCKETS_US = (
     *(1_000_000, 2_000_000, 5_000_000, 10_000_000, 30_000_000),
 )
 
+# Where sums and counts stop rising, since whoever is told of them has 64 bits, or a float. Fuel is up to 2**63 - 1 a
+# call, and what API workers say may be made up.
+MOST_SUM, MOST_COUNT = 2**63 - 1, 2**53
+
 
 def empty() -> list[int]:
     """A histogram with nothing in it: a count for each of BUCKETS_US, and one for what is longer."""

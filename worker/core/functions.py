@@ -1,14 +1,15 @@
 """Functions and their default revisions: who asked for a change, whether it may be, and in which order they come.
 
-A function has at most one change on its way to the disk. The next one is decided when that is settled, from what is on
-disk then: what a client is told of generations is what the table says.
+A function has at most one change on its way to the disk, and none while a revision's first row as running, which makes
+it the default, is. The next one is decided when that is settled, from what is on disk then: what a client is told of
+generations is what the table says.
 """
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from worker.core.changes import SetDefault, WriteFailed
@@ -30,7 +31,7 @@ class FunctionRow:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """That `revision` be the function's default (`on`) or not. `origin` None: the node's own, which nobody answers."""
+    """That `revision` be the function's default (`on`) or not. `origin` None: the node withdraws it itself."""
 
     function: str
     revision: str
@@ -82,10 +83,12 @@ class Functions:
         self._standing = standing
         self._waiting: dict[str, deque[Wish]] = {}
         self._under_way: dict[str, tuple[Wish, FunctionRow]] = {}
+        self._coming: dict[str, set[str]] = {}  # by function, the tasks whose row makes them its default
 
     def __len__(self) -> int:
         """How many changes aren't decided or aren't on disk yet."""
-        return len(self._under_way) + sum(len(waiting) for waiting in self._waiting.values())
+        changes: list[Collection[object]] = [self._under_way, *self._waiting.values(), *self._coming.values()]
+        return sum(map(len, changes))
 
     def restore(self, rows: Sequence[FunctionRow]) -> None:
         """Take up what the table holds, once the services are there: a default that isn't alive is none."""
@@ -102,9 +105,20 @@ class Functions:
         """A manager's wish."""
         self._wish(Wish(command.function, command.revision, command.on, command.if_generation, origin))
 
-    def prefer(self, function: str, revision: str) -> None:
-        """The revision was deployed to be the default, and is running."""
-        self._wish(Wish(function, revision, on=True))
+    def expect(self, name: str, task_id: str) -> None:
+        """The task's next row makes its revision the default: no switch is decided before that is on disk."""
+        self._coming.setdefault(name, set()).add(task_id)
+
+    def came(self, name: str, revision: str, task_id: str, default: bool) -> None:
+        """It is on disk that the task runs or has ended; `default`: its revision is the default by the same row."""
+        coming = self._coming.get(name, set())
+        coming.discard(task_id)
+        if not coming:
+            self._coming.pop(name, None)
+        row = self.rows[name]
+        if default and row.default != revision:
+            self.rows[name] = FunctionRow(name, revision, row.generation + 1)
+        self.turn(name)
 
     def withdraw(self, function: str, revision: str) -> None:
         """The revision is going: where it is the default, there is none."""
@@ -128,12 +142,12 @@ class Functions:
         """Decide the function's wishes up to the next one that needs the disk."""
         waiting = self._waiting.get(name, deque())
         self._timers.cancel(Timer("default", name))
-        while waiting and name not in self._under_way:
+        while waiting and name not in self._under_way and name not in self._coming:
             wish = waiting.popleft()
             row = self.rows.get(name)
-            # What is withdrawn may be gone already.
-            alive = self._standing(name, wish.revision)
-            after = decide(row, wish, False if wish.origin is None and not wish.on else alive)
+            # What the node itself withdraws may be gone already.
+            running = False if wish.origin is None else self._standing(name, wish.revision)
+            after = decide(row, wish, running)
             if isinstance(after, Refused):
                 self._answer(_to(wish, after))
             elif after is row:

@@ -13,7 +13,7 @@ from worker.core.changes import Change, Note, Result, UpdateTask, WriteFailed
 from worker.core.clock import Now
 from worker.core.commands import Refused, Reply
 from worker.core.effects import Commit, Effect, Origin
-from worker.core.task import Task
+from worker.core.task import State, Task
 from worker.core.timers import Timer, Timers
 
 RETRY_US = 1_000_000
@@ -47,6 +47,7 @@ class _Record:
     notes: tuple[Note, ...] = ()
     answers: Answers = ()
     spec_changed: bool = False
+    default: bool = False
     under_way: _UnderWay | None = None
     changed_at_us: int = 0
 
@@ -89,12 +90,16 @@ class Ledger:
         """Commit `change`, then give the answers."""
         self._commit(_UnderWay(change, answers))
 
-    def update(self, task: Task, notes: tuple[Note, ...], spec_changed: bool = False) -> None:
-        """The task has this status now, and these notes are new in its story."""
+    def update(self, task: Task, notes: tuple[Note, ...], spec_changed: bool = False, default: bool = False) -> None:
+        """The task has this status now, and these notes are new in its story.
+
+        `default`: the row that says that it runs makes its revision the default; where it is stopped first, none does.
+        """
         record = self._records.setdefault(task.id, _Record(task))
         record.task = task
         record.notes += notes
         record.spec_changed |= spec_changed
+        record.default |= default
         self._dirty[task.id] = record
 
     def attach(self, task_id: str, answers: Answers) -> bool:
@@ -114,10 +119,17 @@ class Ledger:
             if record.under_way is not None or self._can_wait(record, now):
                 continue
             task = record.task
-            wrote = task.final and task.status.started_at_us is not None
-            change = UpdateTask(task, record.notes, fsync_output=wrote, spec_changed=record.spec_changed)
+            status = task.status
+            change = UpdateTask(
+                task,
+                record.notes,
+                fsync_output=task.final and status.started_at_us is not None,
+                spec_changed=record.spec_changed,
+                default=record.default and status.state is State.RUNNING and not status.stopping,
+            )
             record.under_way = _UnderWay(change, record.answers, record)
             record.notes, record.answers, record.spec_changed, record.changed_at_us = (), (), False, 0
+            record.default = False
             self._commit(record.under_way)
             del self._dirty[task_id]
 
@@ -132,6 +144,7 @@ class Ledger:
             record.notes = entry.change.notes + record.notes
             record.answers = entry.answers + record.answers
             record.spec_changed |= entry.change.spec_changed
+            record.default |= entry.change.default
             self._dirty[record.task.id] = record
             self._refused_until_us = now.monotonic_us + RETRY_US
             self._timers.set(RETRY, self._refused_until_us)

@@ -41,6 +41,18 @@ HAPPENS_IN: Mapping[type[TaskEvent], frozenset[State]] = {
 
 # With which reasons a task may end from each state. `lost` before running: the worker died while it made the runner.
 _BEFORE_ARTIFACT = frozenset({Reason.FETCH_FAILED, Reason.COMPILE_FAILED, Reason.REFUSED, Reason.STOPPED})
+# How else a service may end that is scheduled: its first runner tries an instance before it is ready.
+TRIED = frozenset(
+    {
+        Reason.TRAP,
+        Reason.FUEL,
+        Reason.DEADLINE,
+        Reason.OOM_GUEST,
+        Reason.OUTPUT_LIMIT,
+        Reason.NONZERO_EXIT,
+        Reason.KILLED_DEADLINE,
+    }
+)
 ENDS_WITH: Mapping[State, frozenset[Reason]] = {
     State.PENDING: _BEFORE_ARTIFACT | {Reason.LINK_FAILED},
     State.SCHEDULED: frozenset(
@@ -53,7 +65,8 @@ ENDS_WITH: Mapping[State, frozenset[Reason]] = {
             Reason.LOST,
             Reason.REFUSED,
         }
-    ),
+    )
+    | TRIED,
     State.RUNNING: frozenset(Reason) - _BEFORE_ARTIFACT | {Reason.STOPPED},
     State.COMPLETED: frozenset(),
     State.FAILED: frozenset(),

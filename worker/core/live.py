@@ -23,3 +23,4 @@ class Live:
     bye: bool = False
     notes: list[Note] = field(default_factory=list)
     spec_changed: bool = False
+    default: bool = False  # the row that says that it runs makes its revision its function's default

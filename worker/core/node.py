@@ -86,6 +86,7 @@ class Node:
             settings.services, self.tasks, self.pool, self.runners, self.ledger, self.timers, self.effects
         )
         self.functions = self.services.functions
+        self.traffic = self.services.traffic
         self._modules = Modules(self.modules, self.tasks, self.ledger, self.effects)
         self.watches = Watches(self.timers)
         self.admission = Admission(
@@ -113,7 +114,8 @@ class Node:
     ) -> None:
         """Take up what the table holds: tasks that aren't final, oldest first, the digests of all modules, functions.
 
-        `begun` are the tasks for which something shows that a runner was made, whatever their row says.
+        `begun` are the tasks for which something shows that a runner was made (of a service: that it ran), whatever
+        their row says.
         """
         self.modules.update(modules)
         for task in tasks:
@@ -176,7 +178,7 @@ class Node:
                 self._modules.dropped(settled, settled.change)
             case UpdateTask():
                 self.effects.extend(Answer(origin, reply) for origin, reply in settled.answers)
-                self.admission.on_disk(settled.change.task)
+                self.admission.on_disk(settled.change.task, settled.change.default)
             case SetDefault():
                 self.functions.settled(settled, settled.change, now)
             case SetTrouble():

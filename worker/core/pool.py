@@ -42,10 +42,11 @@ class Runner:
     load_us: int | None = None
     jobs_done: int = 0
     rested: int = 0  # when it became idle, counted in rests of the pool
-    # A service's: since when it serves (monotonic), why it can't, and whether it said that it ends.
+    # A service's: since when it serves (monotonic), why it can't, whether it said that it ends, and was asked to.
     ready_at_us: int | None = None
     report: Report | None = None
     bye: bool = False
+    asked: bool = False
     # Why we sent SIGKILL: "init", "handover" (it could not be told its next job), "deadline", "stop", "linger" (its job
     # was over), "protocol", "stuck" (it took no call while calls waited); None if we did not.
     killed_because: str | None = None

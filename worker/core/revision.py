@@ -38,7 +38,7 @@ class Revision:
     prepared: bool = False  # it had its artifact once
     proven: bool = False  # it was running once: what fails now backs off, and doesn't end it
     routed: bool = False  # it is on disk that it runs
-    prefer: bool = False  # it becomes the default once it is on disk that it runs
+    prefer: bool = False  # it asked to be the default, and hasn't run yet
     listening: Listening = Listening.CLOSED
     runners: dict[int, Runner] = field(default_factory=dict)
     queued: int = 0
@@ -54,7 +54,9 @@ class Revision:
     may_grow: bool = False
     most_busy: int = 0  # at once, since `window_us`
     window_us: int = 0
-    retiring: int = 0
+    asked: int = 0  # to end, whichever takes the message first, and may have by now
+    unheard: int = 0  # such messages that are still in the queue among the calls, as far as was seen
+    told: set[int] = field(default_factory=set)  # runners that were told to end after the call that they are at
     failures: int = 0  # runners in a row that could not start
     backing_off: bool = False
     retrying: bool = False  # a backoff is over: one runner is tried, whether a call waits or not
@@ -80,6 +82,18 @@ class Revision:
 
     def count(self, state: RunnerState) -> int:
         return sum(runner.state is state for runner in self.runners.values())
+
+    @property
+    def retiring(self) -> int:
+        """How many of those that serve are about to end."""
+        told = (self.runners[runner_id] for runner_id in self.told)
+        return self.asked + sum(runner.state is RunnerState.SERVING for runner in told)
+
+    @property
+    def sleeps(self) -> bool:
+        """It has no runner, and wants none: it changes no plan."""
+        wants = self.queued or self.retrying or self.asked or self.service.scale.min
+        return not (self.runners or wants) and self.state is State.RUNNING
 
     @property
     def able(self) -> int:

@@ -10,7 +10,7 @@ What is seen of calls is `Traffic`'s, how many runners there should be `scaling`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 from worker.core.changes import SetTrouble, WriteFailed
@@ -28,7 +28,7 @@ from worker.core.startfault import could_not_start, start_fault
 from worker.core.task import Kind, Reason, State, Task
 from worker.core.tasks import Tasks
 from worker.core.timers import Timer, Timers
-from worker.core.traffic import SAMPLE, Traffic
+from worker.core.traffic import ALARM_US, KILL_MARGIN_US, SAMPLE, Traffic
 from worker.core.verdict import Exit, Report
 
 # Timers: each of one revision, by its task's id, but for `sample`.
@@ -59,7 +59,7 @@ class Services:
         self.settings = settings
         self.revisions: dict[str, Revision] = {}
         self.functions = Functions(ledger, timers, effects, self.standing)
-        self.traffic = Traffic(pool, runners, timers, effects)
+        self.traffic = Traffic(self.revisions, pool, runners, timers, effects)
         self._tasks = tasks
         self._pool = pool
         self._runners = runners
@@ -79,9 +79,10 @@ class Services:
         """The task that keeps the revision alive, or whose end isn't on disk yet."""
         return self._names.get((function, revision))
 
-    def views(self) -> list[View]:
-        """Every live revision, oldest first."""
-        return [view(revision) for revision in self.revisions.values()]
+    def views(self, functions: Container[str] | None = None) -> list[View]:
+        """Every live revision, of these functions alone where they are given, oldest first."""
+        found = self.revisions.values()
+        return [view(one) for one in found if functions is None or one.service.function in functions]
 
     @property
     def waiting_calls(self) -> int:
@@ -92,18 +93,25 @@ class Services:
 
     def admit(self, task: Task, now: Now) -> None:
         """The task's row is on disk: start its way."""
-        self._tasks.wait(self._enter(task, now).live, now)
-
-    def recover(self, task: Task, now: Now) -> None:
-        """A service that the table holds as alive at start. What ran is started again; its callers wait meanwhile."""
         revision = self._enter(task, now)
+        revision.prefer = revision.service.default
+        self._tasks.wait(revision.live, now)
+
+    def recover(self, task: Task, begun: bool, now: Now) -> None:
+        """A service that the table holds as alive at start. What ran is started again; its callers wait meanwhile.
+
+        Args:
+            begun: it ran once, whatever its state is: who had the default of it then may have lost it since.
+        """
+        revision = self._enter(task, now)
+        revision.proven = begun or task.status.state is State.RUNNING
+        revision.prefer = revision.service.default and not revision.proven
         if task.status.stopping:
             detail = "the worker restarted while it was being stopped"
             self._tasks.step(revision.live, Ended(Reason.STOPPED, detail=detail), now)
             return
         if task.status.state is not State.PENDING:
             self._tasks.go_back(revision.live, now)
-        revision.proven = revision.live.task.status.attempts > 1
         self._tasks.wait(revision.live, now)
 
     def stop(self, task_id: str, force: bool, now: Now) -> None:
@@ -123,19 +131,19 @@ class Services:
             self.functions.withdraw(revision.service.function, revision.service.revision)
         self._end_if_over(revision, now)
 
-    def recorded(self, task: Task) -> None:
-        """The task's row is on disk as it is here: once it runs, it may become the default; once it ended, another may
-        have its name."""
+    def recorded(self, task: Task, default: bool) -> None:
+        """The task's row is on disk as it is here: once it runs it can be called, and may be the default by the same
+        row (`default`); once it ended, another may have its name."""
         service = task.spec.service
-        if service is not None and task.final:
-            del self._names[service.function, service.revision]
-        revision = self.revisions.get(task.id)
-        if revision is None or task.status.state is not State.RUNNING:
+        if service is None:
             return
-        revision.routed = True
-        if revision.prefer:
-            revision.prefer = False
-            self.functions.prefer(revision.service.function, revision.service.revision)
+        runs = task.status.state is State.RUNNING
+        if task.final:
+            del self._names[service.function, service.revision]
+        elif runs and task.id in self.revisions:
+            self.revisions[task.id].routed = True
+        if runs or task.final:
+            self.functions.came(service.function, service.revision, task.id, default)
 
     # -- module and artifact (Owner) ---------------------------------------------------------------------------------
 
@@ -145,11 +153,13 @@ class Services:
         self._pool.stale = True
 
     def unprepared(self, live: Live, detail: str, now: Now) -> None:
-        """Its artifact can't be made. What ran with it already is tried again."""
-        if live.task.status.state is State.PENDING:
+        """Its artifact can't be made. What ran once had one, and is tried again."""
+        revision = self.revisions[live.task.id]
+        if revision.state is State.PENDING and not revision.proven:
             self._tasks.step(live, Ended(Reason.COMPILE_FAILED, detail=detail), now)
         else:
-            self._back_off(self.revisions[live.task.id], detail, now)
+            revision.prepared = True
+            self._back_off(revision, detail, now)
 
     def forget(self, live: Live) -> None:
         """It is final: what is left of it goes."""
@@ -173,8 +183,9 @@ class Services:
             room: what the jobs want and have; the rest of it is filled in here.
         """
         pool = self._pool
-        loads = [revision.load(self._has_artifact(revision)) for revision in self.revisions.values()]
-        asleep = sum(not load.serving + load.starting for load in loads)
+        awake = (revision for revision in self.revisions.values() if not revision.sleeps)
+        loads = [revision.load(self._has_artifact(revision)) for revision in awake]
+        asleep = len(self.revisions) - sum(load.serving + load.starting > 0 for load in loads)
         room = replace(
             room,
             slots=pool.free,
@@ -214,7 +225,10 @@ class Services:
             self._tasks.step(revision.live, SlotAssigned(), now)
         if not revision.stopping:
             self.traffic.open(revision, now)
-        self._runners.serve(runner, revision.live.task, now.monotonic_us + self.settings.init_us)
+        due_us = now.monotonic_us + self.settings.init_us
+        if revision.state is State.SCHEDULED:  # it tries an instance, with the limits of a call
+            due_us += revision.live.task.spec.limits.wall_ms * 1000 + ALARM_US + KILL_MARGIN_US
+        self._runners.serve(runner, revision.live.task, due_us)
 
     # -- what runners do ---------------------------------------------------------------------------------------------
 
@@ -229,10 +243,10 @@ class Services:
         self._runners.serving(runner, now)
         if revision.state is State.SCHEDULED:
             self._tasks.step(revision.live, ServiceReady(), now)
-            named = self.functions.rows.get(revision.service.function)
-            once = revision.live.task.status.attempts == 1 or named is None or not named.generation
-            revision.prefer = revision.service.default and once
             revision.proven = True
+            if revision.prefer:
+                revision.prefer, revision.live.default = False, True
+                self.functions.expect(revision.service.function, revision.id)
         self._timers.cancel(Timer("backoff", revision.id))
         revision.backing_off = False
         self._say_trouble(revision, None)
@@ -255,17 +269,17 @@ class Services:
         runner.bye = True
         if runner.state is RunnerState.SERVING:
             self._runners.leave(runner, now)
-            self.revisions[runner.task_id or ""].busy.pop(runner.id, None)
+            revision = self.revisions[runner.task_id or ""]
+            revision.busy.pop(runner.id, None)
+            runner.asked = self.traffic.retired(revision, runner)
 
     def exited(self, runner: Runner, exit_: Exit, calls: int, now: Now) -> None:
         """The runner's process was reaped; its slot is free already. `calls`: how many it had answered."""
         revision = self._leave(runner)
         if revision is None:
             return
-        told = revision.retiring > 0 or revision.stopping
-        if runner.bye:
-            self.traffic.retired(revision)
-        self._judge(revision, start_fault(runner, exit_, calls, told, now), now)
+        asked = runner.asked or revision.stopping
+        self._judge(revision, start_fault(runner, exit_, calls, asked, now), now)
 
     def broken(self, task_id: str, pid: int, detail: str) -> None:
         """A runner answered what is no answer: it dies. Without a pid it may be any of them, and all do."""
@@ -276,11 +290,6 @@ class Services:
         for runner in list(revision.runners.values()):
             if runner.pid == pid if pid else runner.state is RunnerState.SERVING:
                 self._runners.misbehaved(runner, detail)
-
-    def call_waits(self, task_id: str, now: Now) -> None:
-        """The answer to WatchCalls: a call waits on the listener."""
-        if (revision := self.revisions.get(task_id)) is not None:
-            self.traffic.call_waits(revision, now)
 
     def sampled(self, task_id: str, queued: int, busy: Mapping[int, int], calls: int, now: Now) -> None:
         """The answer to SampleCalls.
@@ -313,6 +322,7 @@ class Services:
                 self._cut_off(revision)
                 self._end_if_over(revision, now)
             case _:
+                assert timer.kind == "backoff", f"a timer of nobody: {timer}"
                 revision.backing_off, revision.retrying = False, not revision.able and not revision.stopping
                 self._pool.stale = True
 
@@ -338,7 +348,7 @@ class Services:
         revision = self.revisions.get(runner.task_id or "")
         if revision is not None:
             del revision.runners[runner.id]
-            revision.busy.pop(runner.id, None)
+            self.traffic.gone(revision, runner.id)
         return revision
 
     def _judge(self, revision: Revision, fault: Ended | None, now: Now) -> None:

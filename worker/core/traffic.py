@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from worker.core.clock import Now
 from worker.core.effects import CloseListener, Effect, OpenListener, RetireServer, SampleCalls, ShutListener, WatchCalls
-from worker.core.pool import Pool, RunnerState
+from worker.core.pool import Pool, Runner, RunnerState
 from worker.core.revision import Busy, Listening, Revision
 from worker.core.runners import Runners
 from worker.core.scaling import surplus
@@ -24,19 +24,27 @@ SLOW_SAMPLE_US = 50_000  # where no call has waited for a while, or no runner ma
 SLOW_AFTER = 10  # samples without a queue
 QUIET_AFTER = 5  # samples without anything
 # The runner's own alarm comes 200 ms after a call's end was due, and is within the deadline that its record tells
-# (DESIGN 6); ours follows where that didn't help.
+# (DESIGN 6); ours follows as much later where that didn't help.
 ALARM_US = 200_000
-KILL_MARGIN_US = 400_000
+KILL_MARGIN_US = 200_000
 STALL_US = 100_000  # calls wait, none is answered: runners that seem idle aren't counted on
 STUCK_US = 2_000_000  # and are killed then: as long as any of the worker's processes may be silent (DESIGN 3)
-RETIRE_US = 2_000_000  # by when one runner has heard that one should end; else nobody has
+RETIRE_US = 2_000_000  # by when one runner has heard that one should end; else nobody has, or it is still in the queue
 KINDS = ("shrink", "retire")
 
 
 class Traffic:
-    """The revisions that are watched or sampled."""
+    """The revisions that are watched or sampled. `revisions` are all that are alive, by their task's id."""
 
-    def __init__(self, pool: Pool, runners: Runners, timers: Timers, effects: list[Effect]) -> None:
+    def __init__(
+        self,
+        revisions: Mapping[str, Revision],
+        pool: Pool,
+        runners: Runners,
+        timers: Timers,
+        effects: list[Effect],
+    ) -> None:
+        self._revisions = revisions
         self._pool = pool
         self._runners = runners
         self._timers = timers
@@ -67,19 +75,28 @@ class Traffic:
             revision.listening = Listening.CLOSED
         self._sample_no_more(revision)
         self._cancel(revision)
-        revision.queued, revision.queued_since_us, revision.stalled = 0, None, False
+        revision.queued, revision.queued_since_us, revision.stalled, revision.unheard = 0, None, False, 0
 
     # -- what is seen ------------------------------------------------------------------------------------------------
 
-    def call_waits(self, revision: Revision, now: Now) -> None:
+    def call_waits(self, task_id: str, now: Now) -> None:
         """The answer to WatchCalls. Where a runner is there, it probably has the call by now: the sample will tell."""
-        if revision.listening is not Listening.WATCHED:
-            return
+        revision = self.look(task_id, now)
+        if revision is not None and not revision.count(RunnerState.SERVING):
+            self._queue(revision, max(1, revision.queued), now)
+
+    def look(self, task_id: str, now: Now) -> Revision | None:
+        """Its runners' records show that calls run or were answered: where it was only watched, it is sampled now.
+
+        A call that an idle runner takes at once may never be seen to wait, and still needs an eye on its deadline.
+        """
+        revision = self._revisions.get(task_id)
+        if revision is None or revision.listening is not Listening.WATCHED:
+            return None
         self._sample(revision, Listening.SAMPLED, now)
         self._timers.cancel(Timer("shrink", revision.id))
         revision.progress_us = now.monotonic_us
-        if not revision.count(RunnerState.SERVING):
-            self._queue(revision, max(1, revision.queued), now)
+        return revision
 
     def sampled(self, revision: Revision, queued: int, busy: Mapping[int, int], calls: int, now: Now) -> None:
         """The answer to SampleCalls: the length of the queue, and what the runners' records say."""
@@ -88,12 +105,14 @@ class Traffic:
         answered = calls != revision.calls
         revision.calls = calls
         self._see_busy(revision, busy, now)
-        self._queue(revision, max(0, queued - revision.retiring), now)
+        revision.unheard = min(revision.unheard, queued)
+        waiting = queued - revision.unheard if revision.able else queued
+        if answered or not waiting:
+            revision.progress_us = now.monotonic_us
+        self._queue(revision, waiting, now)
         revision.may_grow = True
         used = len(revision.busy) + revision.queued
         revision.most_busy = max(revision.most_busy, used)
-        if answered or not revision.queued:
-            revision.progress_us = now.monotonic_us
         revision.unqueued = 0 if revision.queued else revision.unqueued + 1
         revision.quiet = 0 if used or answered else revision.quiet + 1
         if not revision.quiet:
@@ -109,6 +128,8 @@ class Traffic:
         """The time has come to read the figures of those that are due."""
         due = [one for one in self._sampled.values() if one.sample_due_us <= now.monotonic_us]
         for revision in due:
+            if now.monotonic_us - revision.sample_due_us >= STALL_US:
+                revision.progress_us = now.monotonic_us  # it was us who stood still, and saw nothing meanwhile
             full = revision.able >= revision.service.scale.max
             slow = full or revision.unqueued >= SLOW_AFTER
             revision.sample_due_us = now.monotonic_us + (SLOW_SAMPLE_US if slow else SAMPLE_US)
@@ -129,21 +150,54 @@ class Traffic:
         self.retire(revision, surplus(revision.load(has_artifact=True), 0), now)
 
     def retire(self, revision: Revision, count: int, now: Now) -> None:
-        """`count` of its runners end, whichever hear it first."""
+        """`count` of its runners end, whichever hear it first. What is still in the queue from before counts."""
         if count and revision.listening in (Listening.WATCHED, Listening.SAMPLED):
-            self._effects.extend([RetireServer(revision.id)] * count)
-            revision.retiring += count
-            self._timers.set(Timer("retire", revision.id), now.monotonic_us + RETIRE_US)
+            forgotten = max(0, revision.unheard - revision.asked)
+            self._effects.extend([RetireServer(revision.id)] * (count - forgotten))
+            revision.asked += count
+            if not revision.told:  # who was told may take longer
+                self._timers.set(Timer("retire", revision.id), now.monotonic_us + RETIRE_US)
 
-    def retired(self, revision: Revision) -> None:
-        """One has said that it ends."""
-        revision.retiring = max(0, revision.retiring - 1)
-        if not revision.retiring:
-            self._timers.cancel(Timer("retire", revision.id))
+    def retire_asked(self, task_id: str, runner_id: int | None, now: Now) -> None:
+        """The answer to RetireServer: a message was sent (None), or this runner was told by its record.
+
+        That one hears it when its call is over, at its deadline at last.
+        """
+        revision = self._revisions.get(task_id)
+        if revision is None or not revision.asked:  # it is gone, or nobody is to end any more
+            return
+        if runner_id is None:
+            revision.unheard += 1
+        elif runner_id in revision.runners:
+            revision.asked -= 1
+            revision.told.add(runner_id)
+            call_us = revision.live.task.spec.limits.wall_ms * 1000 + ALARM_US
+            self._timers.set(Timer("retire", revision.id), now.monotonic_us + call_us + RETIRE_US)
+
+    def retired(self, revision: Revision, runner: Runner) -> bool:
+        """It has said that it ends: whether one was asked to."""
+        if runner.id in revision.told:
+            return True
+        asked = revision.asked > 0 or revision.unheard > 0
+        revision.asked, revision.unheard = max(0, revision.asked - 1), max(0, revision.unheard - 1)
+        self._calm(revision)
+        return asked
+
+    def gone(self, revision: Revision, runner_id: int) -> None:
+        """The runner is no more. Without any there are no records to read, and the listener tells of the next call."""
+        revision.busy.pop(runner_id, None)
+        revision.told.discard(runner_id)
+        self._calm(revision)
+        waits = revision.queued or revision.unheard
+        if revision.listening is Listening.SAMPLED and not (revision.runners or waits):
+            self._watch(revision)
 
     def none_retired(self, revision: Revision) -> None:
-        """Whoever should have heard it by now has not."""
-        revision.retiring = 0
+        """Whoever should have heard it by now has not; what is still in the queue is heard one day."""
+        revision.asked = 0
+        revision.told.clear()
+        if not (revision.busy or revision.queued):
+            revision.unheard = 0
         self._pool.stale = True
 
     # -- within ------------------------------------------------------------------------------------------------------
@@ -212,4 +266,9 @@ class Traffic:
     def _cancel(self, revision: Revision) -> None:
         for kind in KINDS:
             self._timers.cancel(Timer(kind, revision.id))
-        revision.retiring = 0
+        revision.asked = 0
+        revision.told.clear()
+
+    def _calm(self, revision: Revision) -> None:
+        if not (revision.asked or revision.told):
+            self._timers.cancel(Timer("retire", revision.id))

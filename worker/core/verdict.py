@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from worker.core.events import Ended
-from worker.core.lifecycle import ENDS_WITH
+from worker.core.lifecycle import ENDS_WITH, TRIED
 from worker.core.task import Reason, State, Usage
 
 # A figure that a runner reports may be any u64; what reads ours may know no more than 63 bits (SQLite, JSON in Java).
@@ -56,9 +56,10 @@ class Context:
 
 
 def contradiction(report: Report, context: Context) -> str | None:
-    """Why a report can't be true, whatever the guest did; None where it can."""
+    """Why a job's report can't be true, whatever the guest did; None where it can."""
     reason = Reason(report.reason)
-    if reason not in ENDS_WITH[context.state]:
+    untold = TRIED if context.state is State.SCHEDULED else frozenset()  # a job is tried by running
+    if reason not in ENDS_WITH[context.state] - untold:
         return f"OUTCOME says {reason}, which a {context.state} job can't end with"
     if reason is Reason.STOPPED and not context.stopping:
         return "OUTCOME says stopped, and nobody asked for it"

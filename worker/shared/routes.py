@@ -1,13 +1,10 @@
-"""Functions and their revisions as the table has them: what calls are routed by."""
+"""Revisions of functions as the table has them: what calls are routed by."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from worker.core.functions import FunctionRow
 from worker.core.task import TaskSpec
-
-__all__ = ["FunctionRow", "Route"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What one transaction of the task table has gathered besides the rows that it wrote as it went."""
+"""What the changes of one transaction of the task table have in common; rows of their own are written as they come."""
 
 from __future__ import annotations
 

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from worker.core.changes import Note
+from worker.core.functions import FunctionRow
 from worker.core.module import Module
-from worker.core.task import Kind, State, Task
+from worker.core.task import Kind, State, Task, TaskSpec
 from worker.errors import BadCursor, TableError
 from worker.shared.records import unpack_interface, unpack_spec, unpack_status
-from worker.shared.routes import FunctionRow, Route
+from worker.shared.routes import Route
 from worker.shared.schema import IDEMPOTENCY_US, open_for_reading, translate
 
 _TASK_COLUMNS = "t.id, t.token, t.created_us, s.spec, t.status"
@@ -34,6 +35,7 @@ _ROUTE_TABLES = """functions f LEFT JOIN revisions r ON r.function = f.name
     LEFT JOIN tasks t ON t.id = r.task_id LEFT JOIN specs s ON s.serial = t.serial"""
 
 _Row = tuple[Any, ...]
+_Specs = dict[str, tuple[bytes, TaskSpec]]  # by task id: a spec as it is stored, and unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class TableReader:
         self._wall_us = wall_us
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
+        self._route_specs: _Specs = {}
 
     def close(self) -> None:
         if self._connection is not None:
@@ -162,8 +165,13 @@ class TableReader:
         return page, (_cursor(page[-1].created_at_us, page[-1].digest) if len(rows) > limit and page else None)
 
     def routes(self) -> tuple[list[FunctionRow], list[Route]]:
-        """All functions and all revisions, by name, as they were at one moment."""
-        return _routes(self._select(f"SELECT {_ROUTE_COLUMNS} FROM {_ROUTE_TABLES} ORDER BY f.name, r.revision"))
+        """All functions and all revisions, by name, as they were at one moment.
+
+        A spec is unpacked once: whoever asks again after a change finds most of them as they were.
+        """
+        rows = self._select(f"SELECT {_ROUTE_COLUMNS} FROM {_ROUTE_TABLES} ORDER BY f.name, r.revision")
+        known, self._route_specs = self._route_specs, {}
+        return _routes(rows, known, self._route_specs)
 
     def function(self, name: str) -> tuple[FunctionRow, list[Route]] | None:
         """One function with its revisions; None where there never was one."""
@@ -275,15 +283,20 @@ def _task(row: _Row) -> Task:
     return Task(task_id, token, unpack_spec(spec), created_us, unpack_status(status))
 
 
-def _routes(rows: list[_Row]) -> tuple[list[FunctionRow], list[Route]]:
-    """Rows of _ROUTE_COLUMNS, ordered by function."""
+def _routes(
+    rows: list[_Row], known: _Specs | None = None, seen: _Specs | None = None
+) -> tuple[list[FunctionRow], list[Route]]:
+    """Rows of _ROUTE_COLUMNS, ordered by function. Specs that are `known` aren't unpacked; all go into `seen`."""
+    known, seen = known or {}, {} if seen is None else seen
     functions: dict[str, FunctionRow] = {}
     routes = []
     for name, default, generation, revision, task_id, routed, trouble, spec in rows:
         if name not in functions:
             functions[name] = FunctionRow(name, default, generation)
         if spec is not None:
-            routes.append(Route(name, revision, task_id, bool(routed), trouble, unpack_spec(spec)))
+            before = known.get(task_id)
+            seen[task_id] = before if before is not None and before[0] == spec else (spec, unpack_spec(spec))
+            routes.append(Route(name, revision, task_id, bool(routed), trouble, seen[task_id][1]))
     return list(functions.values()), routes
 
 

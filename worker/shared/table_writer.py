@@ -30,7 +30,7 @@ from worker.core.changes import (
     UpdateTask,
     WriteFailed,
 )
-from worker.core.task import FINAL, State, Task, TaskSpec
+from worker.core.task import FINAL, Service, State, Task, TaskSpec
 from worker.errors import BadName, TableBusy, TableError
 from worker.shared.blobs import Blobs, sync_directory
 from worker.shared.records import pack_interface, pack_spec, pack_status
@@ -68,12 +68,17 @@ _INSERT_MODULE = """INSERT INTO modules (digest, size_bytes, created_us, last_us
     VALUES (?, ?, ?, ?, ?, ?)"""
 _DROP_MODULE = "DELETE FROM modules WHERE digest = ?"
 _INSERT_FUNCTION = "INSERT OR IGNORE INTO functions (name) VALUES (?)"
-# The core lets no two live: one that stands in the way has ended, and the row that says so is on its way still.
+# None stands in the way: the core gives a name to another task only when the last one's end is on disk. If one did, the
+# newest would be the one that is alive.
 _INSERT_REVISION = "INSERT OR REPLACE INTO revisions (function, revision, task_id) VALUES (?, ?, ?)"
 _SET_ROUTED = "UPDATE revisions SET routed = ? WHERE task_id = ? AND routed <> ?"
 _DROP_REVISION = "DELETE FROM revisions WHERE task_id = ?"
 _SET_DEFAULT = """INSERT INTO functions (name, default_revision, generation) VALUES (?, ?, ?)
     ON CONFLICT (name) DO UPDATE SET default_revision = excluded.default_revision, generation = excluded.generation"""
+# As _SET_DEFAULT, of whatever generation it is by then.
+_TAKE_DEFAULT = """INSERT INTO functions (name, default_revision, generation) VALUES (?1, ?2, 1)
+    ON CONFLICT (name) DO UPDATE SET default_revision = ?2, generation = generation + 1
+    WHERE default_revision IS NOT ?2"""
 _SET_TROUBLE = "UPDATE revisions SET trouble = ? WHERE task_id = ? AND trouble IS NOT ?"
 _FORGET_TROUBLES = "UPDATE revisions SET trouble = NULL WHERE trouble IS NOT NULL"
 
@@ -257,7 +262,7 @@ class TableWriter:
             self._execute(_UPDATE_SPEC, (pack_spec(task.spec), serial))
             self._execute(_UPDATE_DIGEST, (task.spec.digest, serial))
         if task.spec.service is not None:
-            self._route(task, change.spec_changed, batch)
+            self._route(task, task.spec.service, change, batch)
         batch.note(serial, change.notes)
         if status.state != state:
             batch.count(state, task.spec.kind, -1)
@@ -267,7 +272,7 @@ class TableWriter:
             self._use_module(task.spec.digest, change.notes[-1].at_us)
         return Applied()
 
-    def _route(self, task: Task, spec_changed: bool, batch: Batch) -> None:
+    def _route(self, task: Task, service: Service, change: UpdateTask, batch: Batch) -> None:
         """Calls go to what runs, and on to what ran and is being started again: they wait for it."""
         if task.final:
             self._change_routes(batch, _DROP_REVISION, task.id)
@@ -275,7 +280,9 @@ class TableWriter:
             self._change_routes(batch, _SET_ROUTED, 0, task.id, 0)
         elif task.status.state is State.RUNNING:
             self._change_routes(batch, _SET_ROUTED, 1, task.id, 1)
-        batch.route_changes += spec_changed
+            if change.default:
+                self._change_routes(batch, _TAKE_DEFAULT, service.function, service.revision)
+        batch.route_changes += change.spec_changed
 
     def _change_routes(self, batch: Batch, sql: str, *parameters: object) -> None:
         batch.route_changes += self._execute(sql, parameters).rowcount > 0
