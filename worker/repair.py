@@ -1,7 +1,8 @@
 """`galago-worker repair`: what can be read of a damaged task table, in a new one; the damaged one is kept beside it.
 
 Rows are read one after another by their keys, and around what can't be read. Figures that are kept beside the rows are
-counted anew, and a module whose row is lost but whose file is whole is admitted again. The worker must be stopped.
+counted anew, a module whose row is lost but whose file is whole is admitted again, and services that are alive are
+routed again. The worker must be stopped.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from runner.errors import ModuleRefused
 from runner.module import inspect
 from worker.core.module import Extern, Module
+from worker.core.task import FINAL, State
 from worker.errors import TableError
 from worker.shared.records import pack_interface, unpack_interface, unpack_spec, unpack_status
 from worker.shared.schema import open_for_writing
@@ -27,6 +29,7 @@ _DERIVED = ("counters", "tokens")
 _SIDE_FILES = ("-wal", "-shm")
 _INSERT_MODULE = """INSERT INTO modules (digest, size_bytes, created_us, last_used_us, token, interface)
     VALUES (?, ?, ?, ?, ?, ?)"""
+_INSERT_REVISION = "INSERT OR IGNORE INTO revisions (function, revision, task_id, routed) VALUES (?, ?, ?, ?)"
 # How far a hole in the keys is searched for its other side, in doubling steps.
 _FARTHEST = 2**62
 
@@ -63,6 +66,7 @@ def repair(path: Path) -> Salvage:
             for table in _tables(target):
                 _copy(source, target, table, salvage)
         _drop_senseless(target, salvage)
+        _route_again(target)
         _admit_again(target, path.parent, salvage)
         _count(target)
         target.execute("COMMIT")
@@ -165,6 +169,25 @@ def _drop_senseless(target: sqlite3.Connection, salvage: Salvage) -> None:
     for table in ("specs", "labels", "events"):
         target.execute(f"DELETE FROM {table} WHERE serial NOT IN (SELECT serial FROM tasks)")  # noqa: S608
     target.execute("DELETE FROM idempotency WHERE task_id NOT IN (SELECT id FROM tasks)")
+
+
+def _route_again(target: sqlite3.Connection) -> None:
+    """Every service that isn't final is a revision of its function, and no other row is; one that runs can be called.
+
+    A function's row that is lost takes its default and its generation with it: a manager sets them again.
+    """
+    live = {}
+    query = "SELECT t.id, t.status, s.spec FROM tasks t JOIN specs s USING (serial) WHERE t.kind = 'service'"
+    for task_id, status, spec in target.execute(query).fetchall():
+        service, stands = unpack_spec(spec).service, unpack_status(status)
+        if service is not None and stands.state not in FINAL:
+            routed = stands.state is State.RUNNING and not stands.stopping
+            live[task_id] = (service.function, service.revision, task_id, routed)
+    for (task_id,) in target.execute("SELECT task_id FROM revisions").fetchall():
+        if task_id not in live:
+            target.execute("DELETE FROM revisions WHERE task_id = ?", (task_id,))
+    target.executemany("INSERT OR IGNORE INTO functions (name) VALUES (?)", [(row[0],) for row in live.values()])
+    target.executemany(_INSERT_REVISION, live.values())
 
 
 def _admit_again(target: sqlite3.Connection, data_dir: Path, salvage: Salvage) -> None:

@@ -13,7 +13,7 @@ import os
 import socket
 from typing import Any
 
-from runner.syscalls import number_of
+from runner.syscall_numbers import number_of
 from worker.coordinator import fetch_http, fetch_seal, fetcher
 from worker.coordinator.fetch_wire import FetchRequest, decode_request
 from worker.errors import FetchError

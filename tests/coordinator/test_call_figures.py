@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import orjson
 import pytest
 
 from worker.coordinator.call_figures import MOST_CODES, Figures, ServiceFigures
@@ -91,6 +92,17 @@ def test_a_service_that_ended_is_forgotten_and_never_comes_back(figures: Figures
 def test_what_is_no_report_counts_nothing(figures: Figures, bad: CallFigures) -> None:
     figures.add((bad, replace(SEEN, task_id="b")))
     assert (ServiceFigures(), 3) == (figures.of(bad.task_id), figures.of("b").calls)
+
+
+def test_what_is_made_up_stops_rising_where_it_could_not_be_told(figures: Figures) -> None:
+    most = 2**63 - 1
+    full = tuple(most for _ in empty())
+    made_up = CallFigures("a", (("ok", most), ("fuel", most)), most, full, most, full, most, full, most)
+    figures.add([made_up] * 4)
+    found = figures.of("a")
+    orjson.dumps(found.document())
+    assert (2**53, 2**53, {"fuel": 2**53}, most) == (found.calls, found.failed, found.errors, found.fuel)
+    assert ([2**53] * len(full), most) == (found.run.counts, found.run.sum_us)
 
 
 def test_codes_cannot_pile_up(figures: Figures) -> None:

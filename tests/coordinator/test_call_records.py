@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from runner.protocol.record import BUSY, BUSY_SINCE, CALLS, DEADLINE, PEAK_MEMORY, RECORD_BYTES, WORDS
+from runner.protocol.record import BUSY, BUSY_SINCE, CALLS, DEADLINE, PEAK_MEMORY, RECORD_BYTES, RETIRE, WORDS
 from worker.coordinator.call_records import CallRecord, CallRecords
 
 
@@ -23,6 +23,7 @@ def records() -> Iterator[CallRecords]:
 def _write(records: CallRecords, slot: int, **words: int) -> None:
     """As a runner does: it maps its own page alone."""
     names = {"busy_since": BUSY_SINCE, "deadline": DEADLINE, "calls": CALLS, "busy": BUSY, "peak": PEAK_MEMORY}
+    names["retire"] = RETIRE
     with mmap.mmap(records.fd, RECORD_BYTES, offset=slot * RECORD_BYTES) as page:
         for name, value in words.items():
             struct.pack_into("=Q", page, names[name] * 8, value)
@@ -45,7 +46,13 @@ def test_a_slots_next_runner_begins_at_nothing(records: CallRecords) -> None:
         _write(records, slot, busy_since=1, deadline=2, calls=3, busy=4, peak=5)
     records.clear(1)
     assert [CallRecord(1, 2, 3, 4, 5), CallRecord()] == [records.read(0), records.read(1)]
-    assert 5 == WORDS
+
+
+def test_it_is_not_told_to_end_where_the_last_one_was(records: CallRecords) -> None:
+    _write(records, 1, retire=1)
+    records.clear(1)
+    with mmap.mmap(records.fd, RECORD_BYTES, offset=RECORD_BYTES) as page:
+        assert bytes(8 * WORDS) == page[: 8 * WORDS]
 
 
 @pytest.mark.parametrize("size", [0, RECORD_BYTES, 100 * RECORD_BYTES])

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.shared.samples import deploy
 from worker.coordinator.commit import CommitThread
-from worker.core.changes import Applied, InsertTask, Note, WriteFailed
+from worker.core.changes import Applied, InsertTask, Note, SetDefault, WriteFailed
 from worker.core.task import Kind, State, Task, TaskSpec
 from worker.shared.table import TableReader, TableWriter
 
@@ -74,8 +75,32 @@ def test_what_is_submitted_is_on_disk_when_its_result_comes(make_commit, path: P
     assert [("one", Applied())] == _results(commit, 1)
     reader = TableReader(path)
     assert 1 == reader.counts()[State.PENDING]
-    assert 1 == commit.event_seq
     reader.close()
+
+
+def test_what_is_on_disk_is_announced_before_anybody_is_told(make_commit) -> None:
+    gate, announced = Gate("acknowledging"), []
+    commit = make_commit(announce=lambda *told: announced.append(told), fault=gate)
+    commit.submit([_insert(1)], 1)
+    assert gate.reached.wait(DEADLINE_S)
+    assert ([(1, False)], []) == (announced, commit.results())
+    gate.open.set()
+    _results(commit, 1)
+    commit.submit([deploy(2), _insert(2)], 2)
+    _results(commit, 2)
+    commit.submit([SetDefault("f", None, 0), _insert(3)], 3)
+    _results(commit, 2)
+    assert [(1, False), (2, True)] == announced[:2]
+
+
+def test_what_the_disk_refused_is_announced_as_what_was_there_before(make_commit) -> None:
+    announced: list[tuple[int, bool]] = []
+    commit = make_commit(announce=lambda *told: announced.append(told))
+    commit.submit([_insert(1)], 1)
+    _results(commit, 1)
+    commit.submit([_insert(1)], 1)
+    assert [WriteFailed] == [type(result) for _, result in _results(commit, 1)]
+    assert [(1, False)] * 2 == announced
 
 
 def test_results_come_in_the_order_of_submission_each_with_its_token(make_commit) -> None:

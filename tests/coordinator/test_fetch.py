@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.coordinator import web as w
@@ -111,7 +111,6 @@ def test_another_digest_than_the_one_asked_for_is_refused() -> None:
         decode_answer(line(), request_for("http://127.0.0.1/", digest="sha256:" + "0" * 64))
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(
     st.binary(max_size=200)
     | st.builds(
@@ -272,14 +271,15 @@ def test_the_process_has_what_it_needs_open_and_nothing_else(site: w.Web) -> Non
 def test_the_process_dies_with_its_parent(site: w.Web, tmp_path: Path) -> None:
     site.routes["/m"] = lambda connection, _: site.stopping.wait(20) and None
     parent = f"""
-import os, time
+import os, sys
 from worker.coordinator.fetch import Fetch
 from worker.coordinator.fetch_wire import decode_request
 fd = os.open({str(tmp_path / "module")!r}, os.O_RDWR | os.O_CREAT)
 print(Fetch(decode_request({encode_request(request_for(site.url("/m")))!r}), fd).pid, flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
-    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, env=spawn.python_env()) as process:
+    argv, pipe = [sys.executable, "-c", parent], subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=spawn.python_env()) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
         pidfd = os.pidfd_open(pid)

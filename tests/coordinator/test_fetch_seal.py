@@ -15,14 +15,16 @@ from pathlib import Path
 import pytest
 
 from runner.seccomp import RET_ALLOW, RET_ERRNO, RET_KILL_PROCESS, Rule, assemble
-from runner.syscalls import NUMBERS, number_of
+from runner.syscall_numbers import NUMBERS, number_of
 from tests.coordinator import web as w
 from tests.coordinator.fetching import EXPECTED, WASM, request_for
 from tests.coordinator.test_fetch import Run
 from tests.runner.bpf import answer as bpf_answer
+from tests.runner.test_seccomp import arguments, flipped, meets
 from worker import spawn
 from worker.coordinator import fetch_seal
 from worker.coordinator.fetch_wire import Answer, FetchFailed, encode_request
+from worker.errors import CapabilityError, FetchError
 
 UID = 60_990 if os.geteuid() == 0 else 0
 PROGRAM = assemble(fetch_seal.RULES, "x86_64")
@@ -53,8 +55,11 @@ def site() -> Iterator[w.Web]:
         yield web
 
 
-def sealed_fetch(url: str, **changes: object) -> Answer:
-    with Run(request_for(url, uid=UID, **changes)) as run:
+def sealed_fetch(url: str, env: dict[str, str] | None = None, **changes: object) -> Answer:
+    def start(program: spawn.Program) -> spawn.Process:
+        return spawn.spawn(dataclasses.replace(program, env={**program.env, **(env or {})}))
+
+    with Run(request_for(url, uid=UID, **changes), start=start) as run:
         return run.answer()
 
 
@@ -87,7 +92,8 @@ def test_files_below_an_allowed_directory_can_be_fetched_though_they_are_private
 
 def test_a_name_is_looked_for_by_dns_within_the_seal() -> None:
     """Whether there is a name server or none: the answer is the resolver's, and nothing died over it."""
-    answer = sealed_fetch("http://name.invalid/", timeout_s=30.0)
+    impatient = {"RES_OPTIONS": "timeout:1 attempts:1"}
+    answer = sealed_fetch("http://name.invalid/", impatient, timeout_s=30.0)
     assert isinstance(answer, FetchFailed)
     assert "name.invalid can't be resolved" in answer.detail
 
@@ -211,6 +217,16 @@ def test_a_fetch_says_how_its_fetcher_died_and_the_next_goes_on(site: w.Web) -> 
     assert EXPECTED == sealed_fetch(site.url("/m.wasm"))
 
 
+def test_a_step_that_fails_is_an_answer_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> None:
+        raise CapabilityError("capset failed: no")
+
+    monkeypatch.setattr(fetch_seal.capabilities, "drop_all", refused)
+    with pytest.raises(FetchError, match="the fetcher's seal failed at capabilities: capset failed: no") as failed:
+        fetch_seal.close(request_for("http://127.0.0.1/"))
+    assert "internal" == failed.value.code
+
+
 # -- the rules as data -------------------------------------------------------------------------------------------------
 
 
@@ -227,23 +243,11 @@ def test_a_flipped_argument_is_refused(rule: Rule) -> None:
     if number is None:
         pytest.skip("not a call of this machine")
     refused = rule.otherwise or RET_KILL_PROCESS
-    if not rule.alternatives:
-        assert RET_ALLOW == bpf_answer(PROGRAM, number, ARCH)
-    for conditions in rule.alternatives:
-        fitting = [0] * 6
-        for argument, _, value in conditions:
-            fitting[argument] |= value
-        assert RET_ALLOW == bpf_answer(PROGRAM, number, ARCH, tuple(fitting))
-        for argument, mask, value in conditions:
-            for flipped in (value | mask, value ^ (mask & -mask)):
-                args = list(fitting)
-                args[argument] = flipped
-                if not _fits(rule, args):
-                    assert refused == bpf_answer(PROGRAM, number, ARCH, tuple(args)), (rule.name, args)
-
-
-def _fits(rule: Rule, args: list[int]) -> bool:
-    return any(all(args[argument] & mask == value for argument, mask, value in each) for each in rule.alternatives)
+    for conditions in rule.alternatives or ((),):
+        assert RET_ALLOW == bpf_answer(PROGRAM, number, ARCH, tuple(arguments(conditions)))
+    for values in flipped(rule):
+        expected = RET_ALLOW if meets(rule, values) else refused
+        assert expected == bpf_answer(PROGRAM, number, ARCH, values), values
 
 
 def test_what_is_refused_softly_is_refused_by_an_errno() -> None:

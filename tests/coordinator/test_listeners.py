@@ -106,7 +106,19 @@ def test_without_sock_diag_some_calls_are_told_as_one(place: Place, monkeypatch:
         assert 0 == backlogs.waiting(listener)
         with place.caller(), place.caller():
             assert 1 == backlogs.waiting(listener)
+            place.listeners.shut(ID)  # readable for ever by this
+            assert 0 == backlogs.waiting(listener)
     backlogs.close()
+
+
+def test_one_that_is_shut_has_none_waiting_once_all_are_served(place: Place) -> None:
+    place.listeners.open(ID, 4)
+    with place.caller(), place.caller():
+        place.listeners.shut(ID)
+        for left in (2, 1, 0):
+            assert left == place.listeners.waiting(ID)
+            if left:
+                place.accept().close()
 
 
 def test_a_kernel_that_stops_answering_is_asked_no_more(place: Place) -> None:
@@ -132,6 +144,18 @@ def test_a_watch_tells_once(place: Place) -> None:
         place.poller.poll(0)
         place.poller.poll(0)
         assert [ID, ID] == place.waits
+
+
+def test_one_that_is_opened_late_is_watched_as_it_was_to_be(place: Place) -> None:
+    place.listeners.watch(ID)  # it could not be opened when it should have been
+    place.listeners.watch(OTHER)
+    place.listeners.close(OTHER)
+    for task_id in (ID, OTHER):
+        place.listeners.open(task_id, 4)
+    with place.caller(), place.caller(OTHER):
+        for _ in range(3):
+            place.poller.poll(0)
+    assert [ID] == place.waits
 
 
 def test_one_that_is_shut_refuses_and_serves_what_waits(place: Place) -> None:
@@ -184,19 +208,21 @@ def test_what_is_not_there_needs_no_order(place: Place, order: str) -> None:
 
 def test_one_runner_is_asked_to_end(place: Place) -> None:
     place.listeners.open(ID, 1)
-    place.listeners.retire(ID)
-    place.listeners.retire(ID)  # no room: then none is idle
+    assert place.listeners.retire(ID)
+    assert not place.listeners.retire(ID)  # no room: then none is idle
     with place.accept() as accepted:
         assert RETIRE_BYTES == accepted.recv(1000)
     assert 0 == place.listeners.waiting(ID)
 
 
 def test_what_a_dead_coordinator_left_goes(place: Place, tmp_path: Path) -> None:
-    stale = socket.socket(socket.AF_UNIX)
     directory = tmp_path / "calls"
     directory.mkdir()
-    stale.bind(str(directory / ID))
-    stale.close()
+    dead = Place(directory)
+    dead.listeners.open(ID, 1)
+    os.link(directory / ID, tmp_path / "left")  # a close removes its name; a death doesn't
+    dead.close()
+    os.rename(tmp_path / "left", directory / ID)
     again = Place(directory)
     assert [] == os.listdir(directory)
     again.listeners.open(ID, 1)

@@ -106,7 +106,7 @@ class Asking:
         self.poller = Poller()
         self.background = Background(self.poller)
         self.readings = 0
-        self.metrics = Metrics(self._read, self.background)
+        self.metrics = Metrics(self._read, self.background, api_workers=2)
         self._eventually = eventually
 
     def _read(self) -> Reading:
@@ -156,10 +156,10 @@ def test_two_askers_each_have_their_reading(asking: Asking) -> None:
 
 
 def test_readings_that_nobody_fetches_are_forgotten(asking: Asking) -> None:
-    for number in range(20):
+    for number in range(5):
         asking.part(f"asker {number}", 0)
     assert (b"", False) == asking.part("asker 0", 1)
-    assert asking.part("asker 19", 1)[0]
+    assert all(asking.part(f"asker {number}", 1)[0] for number in range(1, 5))
 
 
 @pytest.mark.parametrize("number", [-1, 1, 99])

@@ -35,7 +35,10 @@ class Telling:
         self.pool = Pool(4, memory_bytes=1000)
         self.live: dict[str, Any] = {}
         node: Any = SimpleNamespace(
-            services=SimpleNamespace(views=lambda: list(views), waiting_calls=sum(view.queued for view in views)),
+            services=SimpleNamespace(
+                views=lambda functions=None: [one for one in views if functions is None or one.function in functions],
+                waiting_calls=sum(view.queued for view in views),
+            ),
             tasks=SimpleNamespace(live=self.live),
             jobs=SimpleNamespace(queue=[1, 2]),
             pool=self.pool,

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from runner.protocol import PROFILE_FILES_SERVER, PROFILE_SERVER
 from runner.protocol.control import LOAD, SERVE, decode_serve
-from runner.protocol.record import BUSY_SINCE, CALLS, DEADLINE, RECORD_BYTES
+from runner.protocol.record import BUSY_SINCE, CALLS, DEADLINE, RECORD_BYTES, RETIRE
 from tests.shared.samples import make_service, task_id
 from worker.coordinator.call_records import CallRecord, CallRecords
 from worker.coordinator.calls import Calls
@@ -57,11 +58,19 @@ class PlayedNode:
     """Hears samples."""
 
     def __init__(self) -> None:
-        self.services = self
+        self.services = self.traffic = self
         self.heard: list[tuple[Any, ...]] = []
+        self.asked: list[tuple[str, int | None]] = []
+        self.looked_at: list[str] = []
 
     def sampled(self, task_id: str, queued: int, busy: dict[int, int], calls: int, _now: Now) -> None:
         self.heard.append((task_id, queued, busy, calls))
+
+    def retire_asked(self, task_id: str, runner_id: int | None, _now: Now) -> None:
+        self.asked.append((task_id, runner_id))
+
+    def look(self, task_id: str, _now: Now) -> None:
+        self.looked_at.append(task_id)
 
 
 class Stage:
@@ -87,6 +96,20 @@ class Stage:
         self.records.close()
         self.listeners.close_all()
         self.poller.close()
+
+    @contextmanager
+    def caller(self) -> Iterator[None]:
+        directory = os.open(self.directory, os.O_PATH)
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(f"/proc/self/fd/{directory}/{TASK.id}")
+            os.close(directory)
+            yield
+
+    def told(self) -> list[int]:
+        """The slots whose runners were told to end."""
+        with mmap.mmap(self.records.fd, 4 * RECORD_BYTES) as pages:
+            words = [struct.unpack_from("=Q", pages, slot * RECORD_BYTES + 8 * RETIRE)[0] for slot in range(4)]
+        return [slot for slot, word in enumerate(words) if word]
 
     def write(self, slot: int, **words: int) -> None:
         with mmap.mmap(self.records.fd, RECORD_BYTES, offset=slot * RECORD_BYTES) as page:
@@ -145,12 +168,81 @@ def test_one_that_is_gone_leaves_its_calls_behind_and_its_slot_clean(stage: Stag
     for runner_id, slot in ((7, 3), (8, 0)):
         stage.start(runner_id, slot)
     stage.write(3, busy_since=5, deadline=50, calls=10)
-    assert 10 == stage.runners.births[0].gone()
-    assert ({}, 0) == (stage.servers.busy(TASK.id), stage.servers.calls(TASK.id))
+    assert 11 == stage.runners.births[0].gone()  # and the one that it was at
+    assert ({}, 0) == stage.servers.seen(TASK.id)
     stage.start(9, 3)
     assert CallRecord() == stage.records.read(3)
     assert [0, 0] == [birth.gone() for birth in stage.runners.births[1:]]
     assert {} == stage.servers._slots
+
+
+@pytest.fixture
+def serving(stage: Stage) -> Stage:
+    """Runner 7 is at a call, 8 has answered some and 9 none."""
+    stage.calls.open(TASK)
+    for runner_id, slot in ((9, 1), (8, 0), (7, 3)):
+        stage.start(runner_id, slot)
+    stage.write(3, busy_since=5, deadline=50, calls=10)
+    stage.write(0, calls=4)
+    return stage
+
+
+def test_where_one_is_idle_and_no_call_waits_whoever_is_there_takes_the_message(serving: Stage) -> None:
+    serving.calls.retire(TASK.id)
+    assert ([(TASK.id, None)], [], 1) == (serving.node.asked, serving.told(), serving.listeners.waiting(TASK.id))
+
+
+def test_under_load_those_at_calls_are_told_first_each_once_and_none_that_never_began(serving: Stage) -> None:
+    with serving.caller(), serving.caller():
+        for _ in range(3):
+            serving.calls.retire(TASK.id)
+        assert 3 == serving.listeners.waiting(TASK.id)  # the third time there was none left
+    assert ([(TASK.id, 7), (TASK.id, 8), (TASK.id, None)], [0, 3]) == (serving.node.asked, serving.told())
+
+
+def test_where_all_are_at_calls_one_is_told_though_none_waits(serving: Stage) -> None:
+    for slot in (0, 1):
+        serving.write(slot, busy_since=1, deadline=50)
+    serving.calls.retire(TASK.id)
+    assert (1, 1, 0) == (len(serving.node.asked), len(serving.told()), serving.listeners.waiting(TASK.id))
+
+
+def test_where_nobody_can_be_asked_the_core_hears_of_none(stage: Stage) -> None:
+    stage.start(7, 3)
+    stage.calls.close(TASK.id)
+    stage.calls.retire(TASK.id)
+    stage.calls.retire(task_id(5))
+    assert [] == stage.node.asked
+
+
+def test_a_slots_next_runner_is_told_anew(serving: Stage) -> None:
+    with serving.caller():
+        serving.calls.retire(TASK.id)
+        next(birth for birth in serving.runners.births if birth.runner_id == 7).gone()
+        serving.start(7, 3)
+        serving.write(3, busy_since=5)
+        serving.calls.retire(TASK.id)
+    assert ([(TASK.id, 7)] * 2, [3]) == (serving.node.asked, serving.told())
+
+
+def test_a_look_is_told_of_those_where_something_goes_on_or_went_on(serving: Stage) -> None:
+    other, quiet = make_service(2, revision="r2"), make_service(3, revision="r3")
+    serving.start(20, 2, other)
+    serving.write(2, calls=1)
+    serving.servers._slots[quiet.id] = {}
+    looks = []
+    for _ in range(2):
+        serving.calls.look()
+        looks.append(serving.node.looked_at[:])
+        serving.node.looked_at.clear()
+    serving.write(2, calls=2)
+    serving.write(3, busy_since=0)
+    serving.calls.look()
+    assert ([TASK.id, other.id], [TASK.id], [other.id]) == (*looks, serving.node.looked_at)
+    serving.node.looked_at.clear()
+    next(birth for birth in serving.runners.births if birth.runner_id == 7).gone()
+    serving.calls.look()
+    assert [] == serving.node.looked_at
 
 
 def test_a_listener_that_could_not_be_made_is_made_with_the_next_runner(

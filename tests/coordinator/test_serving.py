@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from runner.protocol.control import ABI_EXPORT, ABI_WAGI, FLAG_STUB_IMPORTS, decode_serve, encode_serve
+from runner.protocol.control import (
+    ABI_EXPORT,
+    ABI_WAGI,
+    FLAG_STUB_IMPORTS,
+    FLAG_TRY_INSTANCE,
+    decode_serve,
+    encode_serve,
+)
 from worker.coordinator.serving import Recycling, to_serve, to_server_load
-from worker.core.task import Handler, Kind, Limits, Mount, Reuse, Service, Task, TaskSpec
+from worker.core.task import Handler, Kind, Limits, Mount, Reuse, Service, State, Task, TaskSpec
 
 RECYCLING = Recycling(calls=500, cpu_s=60)
 
@@ -51,3 +60,12 @@ def test_mounts_are_where_the_zygote_binds_them() -> None:
 def test_the_cpu_time_is_what_recycles_and_one_call_more() -> None:
     load = to_server_load(_task(Handler("wagi"), unknown_imports="stub"), RECYCLING)
     assert (64, 1 << 20, FLAG_STUB_IMPORTS) == (load.cpu_s, load.memory_bytes, load.flags)
+
+
+def test_a_service_that_has_not_run_yet_tries_an_instance() -> None:
+    task = _task(Handler("wagi"))
+    flags = {
+        state: to_server_load(replace(task, status=replace(task.status, state=state)), RECYCLING).flags
+        for state in (State.SCHEDULED, State.RUNNING)
+    }
+    assert {State.SCHEDULED: FLAG_TRY_INSTANCE, State.RUNNING: 0} == flags

@@ -103,10 +103,8 @@ class Artifacts:
 
         For the loop to call when every effect was carried out: until then the core counts on all that were told ready.
         """
-        for digest in list(self._memory)[:-1]:
-            if self._memory_bytes <= self._cache_bytes:
-                return
-            self._evict(digest)
+        while self._memory_bytes > self._cache_bytes and len(self._memory) > 1:
+            self._evict(next(iter(self._memory)))
 
     def kill_overdue(self, monotonic_us: int) -> None:
         """Kill the compilers that have had their time."""

@@ -1,7 +1,8 @@
 """How many connections wait on a listening Unix socket, as the kernel tells it: sock_diag(7), by the socket's inode.
 
 Where there is no sock_diag (a kernel without CONFIG_UNIX_DIAG, a container that forbids netlink), a poll says whether
-any waits, and that is told as one.
+any waits, and that is told as one. A listener that is shut down is readable for ever, so that none is told of it: its
+runners serve what waits, and no more are started for it.
 """
 
 from __future__ import annotations
@@ -49,15 +50,16 @@ class Backlogs:
     def waiting(self, listener: socket.socket) -> int:
         """How many connections wait to be accepted on `listener`."""
         poll = select.poll()
-        poll.register(listener, select.POLLIN)
-        if not any(events & select.POLLIN for _, events in poll.poll(0)):
+        poll.register(listener, select.POLLIN | select.POLLRDHUP)
+        events = dict(poll.poll(0)).get(listener.fileno(), 0)
+        if not events & select.POLLIN:
             return 0  # a tenth of what asking costs, and mostly so
         if self._netlink is not None:
             try:
                 return self._ask(self._netlink, os.fstat(listener.fileno()).st_ino)
             except (OSError, ValueError, struct.error):
                 self.close()  # it will not do so the next time either
-        return 1
+        return 0 if events & select.POLLRDHUP else 1
 
     def _ask(self, netlink: socket.socket, inode: int) -> int:
         """The kernel answers within the call that asks.

@@ -90,7 +90,8 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
         blobs.create()
         writer = TableWriter(data_dir / TABLE_NAME, config.durability)
         reader = TableReader(data_dir / TABLE_NAME)
-        live, digests, functions = reader.live(), reader.digests(), reader.routes()[0]
+        live, digests = reader.live(), reader.digests()
+        functions, routes = reader.routes()
         blobs.sweep_temporary()
         blobs.sweep_orphans(frozenset(digests), frozenset(task.id for task in live))
         store = ArtifactStore(data_dir / "artifacts", load_or_create_key(data_dir / "mac.key"))
@@ -111,7 +112,10 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
             lambda: {*runners.pids().values(), *artifacts.pids(), *fetches.pids(), *trial.pids()},
         )
         stack.callback(zygote.close)
-        commits = CommitThread(writer)
+        page = PageWriter(inherited.page)
+        # Whoever was here before may have died between a commit and its announcement.
+        announce(page, writer.event_seq, routes_changed=True)
+        commits = CommitThread(writer, lambda seq, changed: announce(page, seq, routes_changed=changed))
         stack.callback(commits.close)
         background = Background(poller)
         stack.callback(background.close)
@@ -144,11 +148,12 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
         stats = Stats(config.worker_name, config.data_dir, lambda: trial.findings)
         calls = stack.enter_context(build_calls(config, data_dir, poller, node, runners, blobs))
         reports = Reports(node, reader, calls.figures, stats, zygote, lambda: trial.findings)
-        metrics = Metrics(reports.reading, background)
+        rendering = Background(poller)  # of its own: no artifact waits for a reading of a thousand revisions
+        stack.callback(rendering.close)
+        metrics = Metrics(reports.reading, rendering, config.api_workers)
         hands = Hands(ChannelAnswers(server), commits, artifacts, fetches, runners, calls, reports, metrics)
-        node.restore(live, digests, clock(), begun_of(live, blobs), functions)
-        page = PageWriter(inherited.page)
-        page.set_event_seq(writer.event_seq)
+        begun = begun_of(live, blobs) | {route.task_id for route in routes if route.routed}
+        node.restore(live, digests, clock(), begun, functions)
         yield Loop(
             node,
             hands,
@@ -158,7 +163,7 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
             zygote=zygote,
             artifacts=artifacts,
             fetches=fetches,
-            figures=calls.figures,
+            calls=calls,
             page=page,
             heartbeat=Heartbeat(inherited.beat),
             drain_us=round(config.drain_s * 1_000_000),
@@ -172,7 +177,7 @@ def build_calls(
     """What the coordinator has to do with calls. No listener outlives it: who connects later is told that none is."""
     with ExitStack() as stack:
         listeners = Listeners(
-            data_dir / CALLS_DIRECTORY, poller, lambda task_id: node.services.call_waits(task_id, clock())
+            data_dir / CALLS_DIRECTORY, poller, lambda task_id: node.traffic.call_waits(task_id, clock())
         )
         stack.callback(listeners.close_all)
         records = CallRecords(config.max_runners)
@@ -180,6 +185,13 @@ def build_calls(
         recycling = Recycling(config.recycle_calls, config.recycle_cpu_s)
         servers = Servers(runners, listeners, records, blobs, recycling)
         yield Calls(node, listeners, servers, Figures(lambda task_id: task_id in node.tasks.live), clock)
+
+
+def announce(page: PageWriter, event_seq: int, *, routes_changed: bool) -> None:
+    """Tell API workers what is on disk now. The commit thread alone does so once it runs."""
+    page.set_event_seq(event_seq)
+    if routes_changed:
+        page.set_route_generation(page.route_generation + 1)
 
 
 def begun_of(live: list[Task], blobs: Blobs) -> frozenset[str]:

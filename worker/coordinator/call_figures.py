@@ -12,13 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from worker.core.commands import CallFigures
-from worker.core.figures import empty, quantile
+from worker.core.figures import MOST_COUNT, MOST_SUM, empty, quantile
 
 # The contract has some 30 codes that a call can end by; whoever sends more makes them up.
 MOST_CODES = 64
 MOST_CODE_CHARACTERS = 40
 OK = "ok"
-_MOST = 2**63
 
 
 @dataclass(slots=True)
@@ -31,8 +30,8 @@ class Histogram:
     def add(self, counts: Sequence[int], sum_us: int) -> None:
         if counts:
             # A new list, since the old one may be somebody's copy.
-            self.counts = [have + more for have, more in zip(self.counts, counts, strict=True)]
-            self.sum_us += sum_us
+            self.counts = [min(MOST_COUNT, have + more) for have, more in zip(self.counts, counts, strict=True)]
+            self.sum_us = min(MOST_SUM, self.sum_us + sum_us)
 
     def document(self) -> dict[str, int | None]:
         """The quantiles (upper bounds of their buckets) and the mean, in microseconds; None before the first call."""
@@ -54,15 +53,20 @@ class ServiceFigures:
 
     @property
     def calls(self) -> int:
-        return self.outcomes.total()
+        return min(MOST_COUNT, self.outcomes.total())
+
+    @property
+    def failed(self) -> int:
+        return min(MOST_COUNT, sum(self.errors.values()))
 
     @property
     def errors(self) -> dict[str, int]:
         return {code: number for code, number in sorted(self.outcomes.items()) if code != OK}
 
     def add(self, seen: CallFigures) -> None:
-        self.outcomes.update(dict(seen.outcomes))
-        self.fuel += seen.fuel
+        for code, number in seen.outcomes:
+            self.outcomes[code] = min(MOST_COUNT, self.outcomes[code] + number)
+        self.fuel = min(MOST_SUM, self.fuel + seen.fuel)
         self.queue.add(seen.queue, seen.queue_us)
         self.init.add(seen.init, seen.init_us)
         self.run.add(seen.run, seen.run_us)
@@ -116,6 +120,6 @@ def _is_sound(seen: CallFigures) -> bool:
     codes = [code for code, _ in seen.outcomes]
     return (
         all(len(counts) in (0, buckets) for counts in histograms)
-        and all(0 <= number < _MOST for number in numbers)
+        and all(0 <= number <= MOST_SUM for number in numbers)
         and all(0 < len(code) <= MOST_CODE_CHARACTERS and code.isidentifier() and code.isascii() for code in codes)
     )

@@ -10,7 +10,7 @@ import mmap
 import os
 from dataclasses import dataclass
 
-from runner.protocol.record import BUSY, BUSY_SINCE, CALLS, DEADLINE, PEAK_MEMORY, RECORD_BYTES, WORDS
+from runner.protocol.record import BUSY, BUSY_SINCE, CALLS, DEADLINE, PEAK_MEMORY, RECORD_BYTES, RETIRE, WORDS
 from worker.coordinator.memfd import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, create
 
 _WORD_BYTES = 8
@@ -51,6 +51,10 @@ class CallRecords:
         """Before a slot's next runner is made: nothing of the last one's stays."""
         for word in range(WORDS):
             self._words[slot * _STRIDE + word] = 0
+
+    def retire(self, slot: int) -> None:
+        """Tell the slot's runner to end after the call that it is at, or after its next."""
+        self._words[slot * _STRIDE + RETIRE] = 1
 
     def read(self, slot: int) -> CallRecord:
         words, base = self._words, slot * _STRIDE

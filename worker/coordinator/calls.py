@@ -38,9 +38,23 @@ class Calls:
     def close(self, task_id: str) -> None:
         self.listeners.close(task_id)
 
+    def retire(self, task_id: str) -> None:
+        """Have one of its runners end after its call, and tell the core which was told, if one could be."""
+        runner_id = self.servers.retire(task_id, self.listeners.waiting(task_id) > 0)
+        if runner_id is not None or self.listeners.retire(task_id):
+            self._node.traffic.retire_asked(task_id, runner_id, self._clock())
+
+    def look(self) -> None:
+        """Tell the core of services whose runners' records show that something went on since the last look.
+
+        A call that an idle runner takes at once may never be seen to wait on its listener.
+        """
+        for task_id in self.servers.active():
+            self._node.traffic.look(task_id, self._clock())
+
     def sample(self, task_ids: Iterable[str]) -> None:
         """Tell the core how many calls wait, and which runners are busy."""
         for task_id in task_ids:
             if task_id in self.listeners:
-                busy, calls = self.servers.busy(task_id), self.servers.calls(task_id)
+                busy, calls = self.servers.seen(task_id)
                 self._node.services.sampled(task_id, self.listeners.waiting(task_id), busy, calls, self._clock())

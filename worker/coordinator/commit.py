@@ -1,6 +1,7 @@
 """The commit thread: the only place of the coordinator that waits for a disk.
 
     loop --submit--> [waiting] --everything that waits, one transaction--> TableWriter --results, eventfd--> loop
+                                                                               `--announce--> page
 
 While one batch is being written, what comes meanwhile gathers to be the next: under load a transaction carries many
 changes, and alone a change waits for nobody.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 
 from worker.core.changes import Change, Result, WriteFailed
@@ -31,12 +32,22 @@ class CommitThread:
 
     Args:
         writer: Used by the thread alone from now on; `close` closes it.
+        announce: Called in the thread as soon as a batch is on disk, before anybody hears of it: with the number of the
+            newest event, and whether routes have changed.
         max_batch: Changes in one transaction.
         fault: See above.
     """
 
-    def __init__(self, writer: TableWriter, *, max_batch: int = MAX_BATCH, fault: Fault | None = None) -> None:
+    def __init__(
+        self,
+        writer: TableWriter,
+        announce: Callable[[int, bool], None] = lambda event_seq, routes_changed: None,
+        *,
+        max_batch: int = MAX_BATCH,
+        fault: Fault | None = None,
+    ) -> None:
         self._writer = writer
+        self._announce = announce
         self._max_batch = max_batch
         self._fault = fault
         self._condition = threading.Condition()
@@ -55,16 +66,6 @@ class CommitThread:
     def __len__(self) -> int:
         """How many changes were submitted and aren't among the results yet."""
         return self._unanswered
-
-    @property
-    def event_seq(self) -> int:
-        """Of the newest event that is on disk: at least that of everything that `results` has given."""
-        return self._writer.event_seq
-
-    @property
-    def route_changes(self) -> int:
-        """How often routes that are on disk have changed: counts at least all that `results` has given."""
-        return self._writer.route_changes
 
     def submit(self, changes: Sequence[Change], token: Hashable) -> None:
         """Have `changes` written, in order. `results` gives `token` back with each of them."""
@@ -97,7 +98,9 @@ class CommitThread:
 
     def _run(self) -> None:
         while batch := self._take():
+            route_changes = self._writer.route_changes
             results = self._apply([change for change, _ in batch])
+            self._announce(self._writer.event_seq, self._writer.route_changes != route_changes)
             self._pass("acknowledging")
             self._results.extend((token, result) for (_, token), result in zip(batch, results, strict=True))
             os.eventfd_write(self._event_fd, 1)

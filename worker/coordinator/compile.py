@@ -21,13 +21,11 @@ from runner.protocol.status import OUTCOME, Frame, Outcome, decode_outcome
 from worker.coordinator import memfd
 from worker.coordinator.child import Child
 from worker.coordinator.poller import Poller
-from worker.coordinator.zygote import Failure, Zygote
+from worker.coordinator.zygote import FORK_ATTEMPTS, Failure, Zygote
 from worker.core.verdict import Exit
 
 COMPILE_JOB_ID = 1
 MIB = 1 << 20
-# How often a fork is tried again because the zygote died over it.
-FORK_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,25 +15,30 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Iterable
 
 from runner import landlock
-from runner.seccomp import ALL_BITS, RET_ERRNO, Filter, Rule, assemble, equals
+from runner.allow import (
+    FCNTL_COMMANDS,
+    ITIMER_REAL,
+    MADV_DONTNEED,
+    MADV_FREE,
+    MAP_PRIVATE,
+    MAP_TYPE,
+    PROT_EXEC,
+    futexes,
+)
+from runner.seal import Step
+from runner.seccomp import ALL_BITS, RET_ERRNO, Filter, Rule, assemble, equals, lacks
 from runner.syscalls import PR_MDWE_REFUSE_EXEC_GAIN, PR_SET_MDWE, PR_SET_PDEATHSIG, prctl
 from worker import capabilities
 from worker.coordinator.fetch_wire import FetchRequest
-from worker.errors import FetchError
-from worker.prctl import set_no_new_privileges, set_undumpable
+from worker.errors import CapabilityError, FetchError
+from worker.prctl import set_undumpable
 
 _SIGKILL, _SIGALRM = 9, 14
-_PROT_READ, _PROT_EXEC, _MAP_TYPE, _MAP_SHARED, _MAP_PRIVATE = 1, 4, 0xF, 1, 2
-_MADV_DONTNEED, _MADV_FREE = 4, 8
-_FUTEX_PRIVATE, _FUTEX_CLOCK_REALTIME = 128, 256
-_FUTEX_OPERATIONS = (0, 1, 9, 10)  # wait and wake, and both with a bit set
+_PROT_READ, _MAP_SHARED = 1, 1
 _FIONBIO, _FIONREAD = 0x5421, 0x541B
-_F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC = 1, 2, 3, 4, 1030
-_ITIMER_REAL = 0
 _SOCK_TYPE = 0xFF
 # linux/fcntl.h: how a file is opened for reading alone.
 _O_ACCMODE, _O_CREAT, _O_TRUNC = 0o3, 0o100, 0o1000
@@ -44,26 +49,21 @@ def _sockets() -> list[tuple[tuple[int, int, int], ...]]:
     return [((0, ALL_BITS, family), (1, _SOCK_TYPE, kind)) for family in families for kind in kinds]
 
 
-def _futexes() -> list[tuple[tuple[int, int, int], ...]]:
-    mask = ALL_BITS & ~(_FUTEX_PRIVATE | _FUTEX_CLOCK_REALTIME)
-    return [((1, mask, operation),) for operation in _FUTEX_OPERATIONS]
-
-
 # One line a system call, with its reason; whatever isn't here kills.
 RULES = (
     Rule("munmap", "free memory"),
     Rule("brk", "malloc's heap"),
     Rule("mremap", "realloc of large blocks"),
-    Rule("madvise", "give pages back", equals(2, _MADV_DONTNEED), equals(2, _MADV_FREE)),
+    Rule("madvise", "give pages back", equals(2, MADV_DONTNEED), equals(2, MADV_FREE)),
     Rule(
         "mmap",
         "memory, and the module to look at; never executable: a name service that is a library of its own isn't had",
-        ((2, _PROT_EXEC, 0), (3, _MAP_TYPE, _MAP_PRIVATE)),
-        ((2, ALL_BITS, _PROT_READ), (3, _MAP_TYPE, _MAP_SHARED)),
+        ((2, PROT_EXEC, 0), (3, MAP_TYPE, MAP_PRIVATE)),
+        ((2, ALL_BITS, _PROT_READ), (3, MAP_TYPE, _MAP_SHARED)),
         otherwise=RET_ERRNO | errno.EACCES,
     ),
-    Rule("mprotect", "malloc's heap", ((2, _PROT_EXEC, 0),)),
-    Rule("futex", "locks, and what is done once", *_futexes()),
+    Rule("mprotect", "malloc's heap", lacks(2, PROT_EXEC)),
+    Rule("futex", "locks, and what is done once", *futexes()),
     Rule("restart_syscall", "the kernel's own, after SIGSTOP and SIGCONT in a timed wait"),
     Rule("getrandom", "TLS's keys, and numbers of DNS queries"),
     Rule("clock_gettime", "time limits, where there is no vDSO"),
@@ -72,7 +72,7 @@ RULES = (
     Rule("exit_group", "the end"),
     Rule("rt_sigaction", "the handler of the time limit, and its end", equals(0, _SIGALRM)),
     Rule("rt_sigreturn", "end of that handler"),
-    Rule("setitimer", "the time limit", equals(0, _ITIMER_REAL)),
+    Rule("setitimer", "the time limit", equals(0, ITIMER_REAL)),
     Rule("getpid", "OpenSSL looks whether it was forked"),
     Rule("getuid", "libc's resolver and OpenSSL ask whether the environment can be trusted"),
     Rule("geteuid", "the same"),
@@ -107,12 +107,12 @@ RULES = (
     Rule("newfstatat", "whether the resolver's configuration changed; certificates by name"),
     Rule("stat", "the same, by an older libc"),
     Rule("lstat", "the same, by an older libc"),
-    Rule("openat", "the files that Landlock allows; to read", ((2, _O_ACCMODE | _O_CREAT | _O_TRUNC, 0),)),
+    Rule("openat", "the files that Landlock allows; to read", lacks(2, _O_ACCMODE | _O_CREAT | _O_TRUNC)),
     Rule("getdents64", "directories of certificates"),
     Rule(
         "fcntl",
         "descriptors' flags, and the copy that a mapping holds; never who gets signals",
-        *[equals(1, command) for command in (_F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC)],
+        *[equals(1, command) for command in FCNTL_COMMANDS],
     ),
 )
 
@@ -125,14 +125,6 @@ _CERTIFICATES = (
     "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates",
 )
-
-
-class _Step(NamedTuple):
-    """One step: its name, why it stands where it stands, and what it does."""
-
-    name: str
-    why: str
-    apply: Callable[[], object]
 
 
 def readable(request: FetchRequest) -> tuple[str, ...]:
@@ -186,22 +178,24 @@ def close(request: FetchRequest) -> None:
     for step in _steps(request, program):
         try:
             step.apply()
-        except OSError as exc:
+        except (OSError, CapabilityError) as exc:
             optional = step.name == "mdwe" or (step.name == "seccomp" and request.allow_unsealed)
             if not optional:
-                raise FetchError("internal", f"the fetcher's seal failed at {step.name}: {exc.strerror}") from exc
+                why = exc.strerror if isinstance(exc, OSError) else exc
+                raise FetchError("internal", f"the fetcher's seal failed at {step.name}: {why}") from exc
 
 
-def _steps(request: FetchRequest, program: Filter) -> Iterable[_Step]:
+def _steps(request: FetchRequest, program: Filter) -> Iterable[Step]:
     parent = os.getppid()  # before the uid: until then its death would have been told
     if request.uid:
-        yield _Step("uid", "first: all that is of the worker's user is open", lambda: _change_user(request.uid))
-    yield _Step("capabilities", "after the uid, which takes two; its change takes none away", capabilities.drop_all)
-    yield _Step("pdeathsig", "after the uid, whose change clears it", lambda: _die_with(parent))
-    yield _Step("nondumpable", "after the uid, whose change sets it anew", set_undumpable)
-    yield _Step("no_new_privs", "before the filter, which needs it", set_no_new_privileges)
-    yield _Step("mdwe", "no memory becomes executable", lambda: prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN))
-    yield _Step("seccomp", "last, for it forbids all of the above", program.install)
+        yield Step("uid", "first: all that is of the worker's user is open", lambda: _change_user(request.uid))
+    yield Step("capabilities", "after the uid, which takes two; its change takes none away", capabilities.drop_all)
+    yield Step("pdeathsig", "after the uid, whose change clears it", lambda: _die_with(parent))
+    yield Step("nondumpable", "after the uid, whose change sets it anew", set_undumpable)
+    yield Step("mdwe", "no memory becomes executable", lambda: prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN))
+    yield Step(
+        "seccomp", "last, for it forbids all of the above; needs no_new_privs, set at the start", program.install
+    )
 
 
 def _change_user(uid: int) -> None:

@@ -34,6 +34,7 @@ class Listeners:
         self._call_waits = call_waits
         self._sockets: dict[str, socket.socket] = {}
         self._watched: set[str] = set()
+        self._unopened: set[str] = set()  # to be watched, and there was no descriptor or no room for them yet
         self._backlogs = Backlogs()
         directory.mkdir(DIRECTORY_MODE, exist_ok=True)
         self._directory = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -68,6 +69,9 @@ class Listeners:
             listener.close()
             raise
         self._sockets[task_id] = listener
+        if task_id in self._unopened:
+            self._unopened.discard(task_id)
+            self.watch(task_id)
 
     def fd(self, task_id: str) -> int:
         """The socket of a service that has one."""
@@ -75,6 +79,7 @@ class Listeners:
 
     def shut(self, task_id: str) -> None:
         """What waits is still served; the next connect is refused, and a runner that finds no more call ends."""
+        self._unopened.discard(task_id)
         listener = self._sockets.get(task_id)
         if listener is not None:
             self._unwatch(task_id)
@@ -84,6 +89,7 @@ class Listeners:
 
     def close(self, task_id: str) -> None:
         """The socket goes; what still waited on it was not executed."""
+        self._unopened.discard(task_id)
         listener = self._sockets.pop(task_id, None)
         if listener is not None:
             self._forget(task_id, listener)
@@ -91,11 +97,11 @@ class Listeners:
             listener.close()
 
     def watch(self, task_id: str) -> None:
-        """Tell once when a call waits."""
+        """Tell once when a call waits; of one that can't be opened yet, once it is."""
         listener = self._sockets.get(task_id)
         if listener is None:
-            return
-        if task_id in self._watched:
+            self._unopened.add(task_id)
+        elif task_id in self._watched:
             self._poller.change(listener.fileno(), READ | ONE_SHOT)
         else:
             self._watched.add(task_id)
@@ -106,12 +112,16 @@ class Listeners:
         listener = self._sockets.get(task_id)
         return 0 if listener is None else self._backlogs.waiting(listener)
 
-    def retire(self, task_id: str) -> None:
-        """Ask whichever runner takes it first to end. Where no connection is to be had, none is idle either."""
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asker:
-            asker.setblocking(False)
-            asker.connect(self._path(task_id))
-            asker.send(RETIRE_BYTES)
+    def retire(self, task_id: str) -> bool:
+        """Ask whichever runner takes it first to end: whether that could be asked. Where not, none is idle either."""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asker:
+                asker.setblocking(False)
+                asker.connect(self._path(task_id))
+                asker.send(RETIRE_BYTES)
+        except OSError:
+            return False
+        return True
 
     def _path(self, task_id: str) -> str:
         return f"/proc/self/fd/{self._directory}/{task_id}"

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from worker.coordinator.artifacts import Artifacts
-from worker.coordinator.call_figures import Figures
+from worker.coordinator.calls import Calls
 from worker.coordinator.commit import CommitThread
 from worker.coordinator.fetches import Fetches
 from worker.coordinator.perform import Hands
@@ -63,7 +63,7 @@ class Loop:
         zygote: Zygote,
         artifacts: Artifacts,
         fetches: Fetches,
-        figures: Figures,
+        calls: Calls,
         page: PageWriter,
         heartbeat: Heartbeat,
         drain_us: int,
@@ -76,7 +76,7 @@ class Loop:
         self._zygote = zygote
         self._artifacts = artifacts
         self._fetches = fetches
-        self._figures = figures
+        self._calls = calls
         self._page = page
         self._heartbeat = heartbeat
         self._drain_us = drain_us
@@ -87,8 +87,7 @@ class Loop:
         self._next_beat_us = 0
         self._ready = False
         self._told_load: tuple[int, int, int] | None = None
-        # Whoever was here before may have died between a commit and its announcement.
-        self._route_changes = -1
+        self._calls_waiting = 0
         self._signals, self._signals_in = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
     def run(self) -> None:
@@ -100,7 +99,6 @@ class Loop:
         self._poller.add(self._server.fileno(), self._on_commands, READ)
         self._poller.add(self._commits.fileno(), self._on_commits, READ)
         self._zygote.ensure()
-        self._on_commits(0)
         self._settle()
         while not self._done():
             self._poller.poll(self._timeout_s())
@@ -121,7 +119,7 @@ class Loop:
         load = (node.pool.slots, node.pool.free, len(node.jobs.queue))
         if load != self._told_load:
             self._told_load = load
-            self._page.set_load(*load, node.services.waiting_calls)
+            self._page.set_load(*load, self._calls_waiting)
 
     def _timeout_s(self) -> float:
         due_us = self._next_beat_us
@@ -142,7 +140,9 @@ class Loop:
         self._zygote.check_heartbeat(now_us)
         self._artifacts.kill_overdue(now_us)
         self._fetches.kill_overdue()
-        self._figures.forget_ended()
+        self._calls.figures.forget_ended()
+        self._calls.look()
+        self._calls_waiting = self._node.services.waiting_calls
         self._told_load = None
         self._on_commands(0)  # a listener that had no descriptor left for a connection is listened to again
         self._forget_closed()
@@ -157,14 +157,8 @@ class Loop:
             self._node.command((request.connection, request.request_id), request.command, clock())
 
     def _on_commits(self, _: int) -> None:
-        results = self._commits.results()
-        # Both before any reply that they announce.
-        self._page.set_event_seq(self._commits.event_seq)
-        if self._commits.route_changes != self._route_changes:
-            self._route_changes = self._commits.route_changes
-            self._page.set_route_generation(self._page.route_generation + 1)
         now = clock()
-        for ticket, result in results:
+        for ticket, result in self._commits.results():
             assert isinstance(ticket, int)
             self._node.committed(ticket, result, now)
 

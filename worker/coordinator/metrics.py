@@ -19,8 +19,6 @@ from worker.coordinator.call_figures import Histogram, ServiceFigures
 from worker.core.figures import BUCKETS_US
 
 PART_BYTES = 128 * 1024
-# Readings that are handed out at a time: one for each API worker would be enough.
-MOST_READINGS = 8
 _BOUNDS = [str(bound_us / 1_000_000) for bound_us in BUCKETS_US]
 _REVISION = ("function", "revision")
 
@@ -58,11 +56,13 @@ class Metrics:
     Args:
         read: takes a new reading, of figures that don't change any more.
         background: renders it.
+        api_workers: how many may ask at a time; on reload the old ones are there beside the new ones.
     """
 
-    def __init__(self, read: Callable[[], Reading], background: Background) -> None:
+    def __init__(self, read: Callable[[], Reading], background: Background, api_workers: int) -> None:
         self._read = read
         self._background = background
+        self._most_readings = 2 * api_workers
         self._parts: OrderedDict[Hashable, list[bytes]] = OrderedDict()
 
     def part(self, asker: Hashable, number: int, answer: Callable[[bytes, bool], None]) -> None:
@@ -78,7 +78,7 @@ class Metrics:
         def rendered(parts: list[bytes]) -> None:
             self._parts.pop(asker, None)
             self._parts[asker] = parts
-            if len(self._parts) > MOST_READINGS:
+            if len(self._parts) > self._most_readings:
                 self._parts.popitem(last=False)
             self._hand_out(asker, 0, answer)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from worker.coordinator.fetches import Fetches
 from worker.coordinator.metrics import Metrics
 from worker.coordinator.reports import Reports
 from worker.coordinator.runners import Runners
-from worker.core.commands import Done, Reply
+from worker.core.commands import Done, Refused, Reply
 from worker.core.effects import (
     Answer,
     AnswerFunctions,
@@ -39,6 +40,8 @@ from worker.core.effects import (
     StartServer,
     WatchCalls,
 )
+
+_log = logging.getLogger("worker.coordinator")
 
 
 class Answers(Protocol):
@@ -95,7 +98,7 @@ class Hands:
             WatchCalls: lambda effect: self._calls.listeners.watch(effect.task_id),
             SampleCalls: lambda effect: self._calls.sample(effect.task_ids),
             StartServer: self._start_server,
-            RetireServer: lambda effect: self._calls.listeners.retire(effect.task_id),
+            RetireServer: lambda effect: self._calls.retire(effect.task_id),
         }
 
     def perform(self, effects: Iterable[Effect]) -> None:
@@ -110,10 +113,10 @@ class Hands:
         self._answers.send(effect.origin, effect.reply)
 
     def _answer_stats(self, effect: AnswerStats) -> None:
-        self._answers.send(effect.origin, Done(body=self._reports.stats()))
+        self._answers.send(effect.origin, _told(self._reports.stats))
 
     def _answer_functions(self, effect: AnswerFunctions) -> None:
-        self._answers.send(effect.origin, Done(body=self._reports.functions(effect.functions)))
+        self._answers.send(effect.origin, _told(lambda: self._reports.functions(effect.functions)))
 
     def _answer_metrics(self, effect: AnswerMetrics) -> None:
         def answer(body: bytes, more: bool) -> None:
@@ -128,3 +131,12 @@ class Hands:
     def _start_server(self, effect: StartServer) -> None:
         artifact_fd = self._artifacts.fd(effect.task.spec.digest or "")
         self._calls.servers.start(effect.runner_id, effect.slot, effect.task, artifact_fd)
+
+
+def _told(document: Callable[[], bytes]) -> Reply:
+    """A document as a reply. One that can't be made is refused, and ends nobody: its figures are others' words."""
+    try:
+        return Done(body=document())
+    except Exception as exc:  # noqa: BLE001 - whatever it was, it is logged and told
+        _log.exception("a document that was asked for can't be made")
+        return Refused("internal", repr(exc)[:200])

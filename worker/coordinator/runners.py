@@ -15,15 +15,12 @@ from runner.protocol.status import BYE, OUTCOME, READY, STARTED, Frame, decode_o
 from worker.coordinator.child import Child
 from worker.coordinator.jobs import to_job, to_load, to_report
 from worker.coordinator.poller import Poller
-from worker.coordinator.zygote import Failure, Zygote
+from worker.coordinator.zygote import FORK_ATTEMPTS, Failure, Zygote
 from worker.core.clock import Now
 from worker.core.node import Node
 from worker.core.task import Isolation, Reason, Task
 from worker.core.verdict import Exit
 from worker.shared.blobs import Blobs
-
-# How often a fork is tried again because the zygote died over it, before the task ends `init_failed`.
-FORK_ATTEMPTS = 10
 
 _LAYER_MASKS: dict[int, tuple[str, ...]] = {}
 

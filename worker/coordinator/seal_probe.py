@@ -26,7 +26,6 @@ class SealProbe:
     """
 
     def __init__(self, poller: Poller, root: Path, runner_uid: int, cgroup: str = "") -> None:
-        self._optional = probe.OPTIONAL if not cgroup else frozenset()
         self.findings: Mapping[str, Finding] = {}
         self._poller = poller
         self._said = b""
@@ -77,8 +76,7 @@ class SealProbe:
             return
         if probe.level(self.findings) == probe.UNSEALED:
             _log.critical("UNSEALED: only --allow-unsealed lets this worker run tasks here")
-        missing = [name for name, finding in self.findings.items() if not finding.ok and name not in self._optional]
-        if missing:
+        if missing := probe.missing(self.findings):
             _log.warning("the seal is reduced: %s missing; `galago-worker doctor` explains", ", ".join(missing))
 
     def _let_go(self, process: spawn.Process) -> None:

@@ -27,6 +27,8 @@ class Servers:
         self._blobs = blobs
         self._recycling = recycling
         self._slots: dict[str, dict[int, int]] = {}  # task id -> runner id -> slot
+        self._told: set[int] = set()  # runners that are to end after their call
+        self._calls_seen: dict[int, int] = {}  # by runner id, at the last look
 
     def start(self, runner_id: int, slot: int, task: Task, artifact_fd: int) -> None:
         """Fork a runner for the service: its seal, artifact and service are queued before it is born."""
@@ -54,26 +56,55 @@ class Servers:
         )
         self._runners.bear(birth, lambda: (artifact_fd, self._listener(task)))
 
-    def busy(self, task_id: str) -> dict[int, int]:
-        """Runner id -> deadline (microseconds, CLOCK_MONOTONIC) of those that say that a call runs."""
-        found = {}
+    def seen(self, task_id: str) -> tuple[dict[int, int], int]:
+        """Runner id -> deadline (microseconds, CLOCK_MONOTONIC) of those that say that a call runs; how many calls the
+        service's living runners say to have answered."""
+        busy, calls = {}, 0
         for runner_id, slot in self._slots.get(task_id, {}).items():
             record = self._records.read(slot)
+            calls += record.calls
             if record.busy_since_us:
-                found[runner_id] = record.deadline_us
+                busy[runner_id] = record.deadline_us
+        return busy, calls
+
+    def active(self) -> list[str]:
+        """The services whose runners are at calls, or have answered some since this was asked last."""
+        before, self._calls_seen = self._calls_seen, {}
+        found = []
+        for task_id, slots in self._slots.items():
+            records = {runner_id: self._records.read(slot) for runner_id, slot in slots.items()}
+            self._calls_seen.update({runner_id: record.calls for runner_id, record in records.items()})
+            if any(one.busy_since_us or one.calls != before.get(runner_id, 0) for runner_id, one in records.items()):
+                found.append(task_id)
         return found
 
-    def calls(self, task_id: str) -> int:
-        """How many calls the service's living runners say to have answered."""
-        return sum(self._records.read(slot).calls for slot in self._slots.get(task_id, {}).values())
+    def retire(self, task_id: str, waiting: bool) -> int | None:
+        """Tell one runner by its record that it is to end after its call: its id.
+
+        None, and nobody is told, where one is idle and no call waits: a message reaches that one at once, where under
+        load it would come after every call that waits.
+        """
+        mine = [(runner_id, slot, self._records.read(slot)) for runner_id, slot in self._slots.get(task_id, {}).items()]
+        if not waiting and any(not record.busy_since_us for _, _, record in mine):
+            return None
+        untold = [one for one in mine if one[0] not in self._told]
+        # Between two calls it is at none for a moment; one that never answered any may be on its way to its start.
+        for runner_id, slot, record in sorted(untold, key=lambda one: not one[2].busy_since_us):
+            if record.busy_since_us or record.calls:
+                self._records.retire(slot)
+                self._told.add(runner_id)
+                return runner_id
+        return None
 
     def _gone(self, task_id: str, runner_id: int) -> int:
-        """The runner is dead, or never was: how many calls it says to have answered."""
+        """The runner is dead, or never was: how many calls it says to have answered or begun."""
         slots = self._slots[task_id]
         slot = slots.pop(runner_id)
+        self._told.discard(runner_id)
         if not slots:
             del self._slots[task_id]
-        return self._records.read(slot).calls
+        record = self._records.read(slot)
+        return record.calls + (record.busy_since_us != 0)
 
     def _listener(self, task: Task) -> int:
         """The service's listener; made now where that failed before.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.protocol.control import ABI_EXPORT, ABI_WAGI, FLAG_STUB_IMPORTS, Load, Serve
+from runner.protocol.control import ABI_EXPORT, ABI_WAGI, FLAG_STUB_IMPORTS, FLAG_TRY_INSTANCE, Load, Serve
 from worker.coordinator.jobs import CPU_MARGIN_S, VALUE_KINDS, preopens_of
-from worker.core.task import Service, Task
+from worker.core.task import Service, State, Task
 
 ABIS = {"wagi": ABI_WAGI, "export": ABI_EXPORT}
 
@@ -26,9 +26,12 @@ def service_of(task: Task) -> Service:
 
 
 def to_server_load(task: Task, recycling: Recycling) -> Load:
-    """LOAD: the CPU time is what it is recycled by, and a last call's on top."""
+    """LOAD: the CPU time is what it is recycled by, and a last call's on top. A service that has not run yet tries an
+    instance; later runners owe nothing to that."""
     limits = task.spec.limits
     flags = FLAG_STUB_IMPORTS if task.spec.unknown_imports == "stub" else 0
+    if task.status.state is State.SCHEDULED:
+        flags |= FLAG_TRY_INSTANCE
     cpu_s = recycling.cpu_s + -(-limits.wall_ms // 1000) + CPU_MARGIN_S
     return Load(limits.memory_bytes, min(cpu_s, 2**31), flags)
 

@@ -6,7 +6,6 @@ somebody asks; counts are always those that were fed. A reading takes 80 us for 
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -20,9 +19,10 @@ import psutil  # type: ignore[import-untyped] # its stubs are a package that not
 
 from runner import probe
 from runner.probe import Finding
+from worker.version import DISTRIBUTION, version_of
 
 SAMPLE_S = 1.0
-PACKAGES = {"worker": "galago-worker", "wasmtime": "wasmtime", "gunicorn": "gunicorn", "falcon": "falcon"}
+PACKAGES = {"worker": DISTRIBUTION, "wasmtime": "wasmtime", "gunicorn": "gunicorn", "falcon": "falcon"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +58,7 @@ class Load:
 def versions() -> dict[str, str]:
     """Of the worker, what it stands on, and the kernel; "unknown" for a package that isn't installed as one."""
     found = {"python": platform.python_version(), "kernel": os.uname().release}
-    for name, package in PACKAGES.items():
-        try:
-            found[name] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+    return found | {name: version_of(package, "unknown") for name, package in PACKAGES.items()}
 
 
 class Stats:

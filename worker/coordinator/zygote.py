@@ -23,6 +23,8 @@ from worker.coordinator.poller import READ, Poller
 from worker.errors import Unsealed, ZygoteFailed
 
 MESSAGE_BYTES = 8 * 1024
+# How often a fork is tried again because the zygote died over it, before whoever wanted it is told.
+FORK_ATTEMPTS = 10
 # So many starts in a row that never got ready, and there is no use in another.
 FAILURE_LIMIT = 5
 
@@ -110,10 +112,6 @@ class Zygote:
             return  # dead already: when that is told, this request fails with the others and may be tried again
         except OSError as error:
             self._fail(spawn.request_id, Failure(f"the zygote could not be asked: {error.strerror or error}"))
-
-    def hear(self) -> None:
-        """Read what the zygote has said, now: an answer may be older than a frame that is already here."""
-        self._on_message(0)
 
     def check_heartbeat(self, monotonic_us: int) -> None:
         """Kill a zygote that has been silent for too long; its death is handled when it comes."""
