@@ -300,6 +300,21 @@ def test_who_gives_up_closes_the_connection(world: World) -> None:
     assert [b""] == seen
 
 
+def test_whoever_fails_over_an_end_takes_nobodys_deadline(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.play(holds(dies))
+
+    def fails(_: object) -> None:
+        raise RuntimeError("this is made to fail")
+
+    async def both() -> Answer | End:
+        message = encode_call(b"", [], fuel=1, wall_ms=1, sent_us=0)
+        world.asker.ask(world.revision, message, LONG_S, time.monotonic(), fails)
+        return await world.ask(queue_s=0.05)
+
+    assert End.UNREAD is world.run(both())
+    assert "this is made to fail" in caplog.text
+
+
 def test_no_descriptor_is_left(world: World) -> None:
     def fds() -> int:
         return len(os.listdir("/proc/self/fd"))

@@ -72,6 +72,22 @@ def test_calls_are_told_together_after_a_while() -> None:
     assert ("b", (("no_runner", 1),), 0, 0) == (b.task_id, b.outcomes, b.fuel, sum(b.queue))
 
 
+def test_sums_stop_where_they_could_not_be_told() -> None:
+    told = Told()
+    most = Answer("exit", b"", fuel_used=2**63 - 1, queue_us=2**63 - 1, init_us=2**63 - 1, run_us=2**63 - 1)
+
+    async def calls() -> None:
+        reporter = Reporter(told)
+        for _ in range(3):
+            reporter.count("a", OK, most)
+        await reporter.close()
+
+    run(calls())
+    [seen] = told.figures
+    assert {2**63 - 1} == {seen.fuel, seen.queue_us, seen.init_us, seen.run_us}
+    encode(1, told.commands[0])
+
+
 def test_nothing_is_told_twice_and_nothing_when_there_is_nothing() -> None:
     told = Told()
 

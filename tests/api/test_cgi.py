@@ -111,6 +111,25 @@ def test_fields_become_variables() -> None:
     )
 
 
+@pytest.mark.parametrize("name", [b"authorization", b"content-length", b"content-type", b"host"])
+def test_what_two_could_read_in_two_ways_comes_once(name: bytes) -> None:
+    with pytest.raises(Problem) as refused:
+        variables([(name, b"a"), (b"x", b"1"), (name, b"a")])
+    assert ("bad_header", name.decode(), "no") == (refused.value.code, refused.value.field, refused.value.executed)
+
+
+def test_clients_share_what_is_kept_of_a_path() -> None:
+    path = cgi.Path(b"/functions/f", b"/functions/f", b"")
+    for number in range(100):
+        block, _ = path.variables(scope(client=(f"10.0.0.{number}", 5)), {b"host": b"x"}, None)
+        assert f"\0REMOTE_ADDR=10.0.0.{number}\0".encode() in block
+    assert 1 == len(path._blocks)
+    for number in range(100):
+        block, _ = path.variables(scope(), {b"host": b"x%d" % number}, None)
+        assert b"\0SERVER_NAME=x%d\0" % number in block
+    assert len(path._blocks) <= cgi._MAX_PATH_BLOCKS
+
+
 def test_a_value_with_a_nul_would_be_two() -> None:
     with pytest.raises(Problem) as refused:
         variables([(b"x", b"a\0HTTP_Y=b")])

@@ -346,7 +346,7 @@ FIELDS = (
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON_VALUES, max_size=5), st.booleans())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_task_makes_the_worker_fail(
     shared_api: Api, shared_digest: str, task: dict[str, Any], sensible: bool
 ) -> None:
@@ -357,6 +357,6 @@ def test_no_task_makes_the_worker_fail(
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_bytes_make_the_worker_fail(shared_api: Api, body: bytes) -> None:
     assert shared_api.request("POST", "/tasks", JSON, body=body).status in (400, 422)

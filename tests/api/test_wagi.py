@@ -71,6 +71,20 @@ def test_what_a_guest_may_not_say_is_dropped(field: bytes) -> None:
     assert (200, [(b"a", b"1")], b"x") == response(field.upper() + b"\r\nA: 1\r\n\r\nx")
 
 
+@pytest.mark.parametrize("connection", [b"X-Secret", b"close, x-secret ,x-Other", b"x-secret\nConnection: X-Other"])
+def test_what_it_says_to_be_of_the_connection_alone_is_dropped(connection: bytes) -> None:
+    stdout = b"X-Secret: 1\nConnection: " + connection + b"\nA: 1\n\n"
+    assert (200, [(b"a", b"1")]) == response(stdout)[:2]
+
+
+def test_blanks_take_no_time() -> None:
+    blanks = b" " * 60_000
+    assert [(b"a", b"x" + blanks + b"y")] == response(b"A: x" + blanks + b"y\n\n")[1]
+    assert [(b"a", b"x")] == response(b"A:" + blanks + b"x" + blanks[:5000] + b"\n\n")[1]
+    with pytest.raises(Problem, match="control characters"):
+        response(b"A:" + blanks + b"\x01\n\n")
+
+
 @pytest.mark.parametrize(
     "stdout",
     [

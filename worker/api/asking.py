@@ -271,14 +271,18 @@ class Asker:
 
     def _tick(self) -> None:
         assert self._loop is not None
-        self._turn()  # whatever was said is heard before anyone is judged: we may have been stopped ourselves
-        now_s = self._now_s()
-        for fd, asked in [found for found in self._asked.items() if found[1].due_s <= now_s]:
-            if asked.sock.fileno() == fd:
-                self._overdue(fd, asked, now_s)
-        self._ticking = bool(self._asked)
-        if self._ticking:
-            self._loop.call_later(DEADLINE_TICK_S, self._tick)
+        if self._epoll is None:  # closed meanwhile, and everybody told
+            return
+        try:
+            self._turn()  # whatever was said is heard before anyone is judged: we may have been stopped ourselves
+            now_s = self._now_s()
+            for fd, asked in [found for found in self._asked.items() if found[1].due_s <= now_s]:
+                if asked.sock.fileno() == fd:
+                    self._overdue(fd, asked, now_s)
+        finally:  # whatever one of them made of its end, the others have theirs
+            self._ticking = bool(self._asked)
+            if self._ticking:
+                self._loop.call_later(DEADLINE_TICK_S, self._tick)
 
     def _overdue(self, fd: int, asked: Asked, now_s: float) -> None:
         """It waited as long as it may. A runner that has read it may be running it: that is waited for."""

@@ -10,6 +10,7 @@ from runner.protocol.call import Answer
 from worker.api.services import Channel
 from worker.core import figures
 from worker.core.commands import CallFigures, ReportCalls
+from worker.core.figures import MOST_SUM
 from worker.errors import ChannelError, NoAnswer, NotSent
 
 _logger = logging.getLogger("galago.api")
@@ -33,10 +34,10 @@ class Tally:
     def add(self, code: str, answer: Answer | None) -> None:
         self.outcomes[code] = self.outcomes.get(code, 0) + 1
         if answer is not None:
-            self.fuel += answer.fuel_used
-            self.queue_us += answer.queue_us
-            self.init_us += answer.init_us
-            self.run_us += answer.run_us
+            self.fuel = min(MOST_SUM, self.fuel + answer.fuel_used)
+            self.queue_us = min(MOST_SUM, self.queue_us + answer.queue_us)
+            self.init_us = min(MOST_SUM, self.init_us + answer.init_us)
+            self.run_us = min(MOST_SUM, self.run_us + answer.run_us)
             bucket = figures.bucket
             self.queue[bucket(answer.queue_us)] += 1
             self.init[bucket(answer.init_us)] += 1

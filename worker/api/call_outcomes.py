@@ -1,4 +1,4 @@
-"""How a call that no guest answered is told: from what a runner or its socket said to a problem of the contract."""
+"""How a call that no guest answered is told, from what a runner or its socket said; and what any call used."""
 
 from __future__ import annotations
 
@@ -58,3 +58,22 @@ def _no_runner(end: End, revision: Revision, draining: bool) -> Problem:
     if draining:
         return Problem("draining", "this worker is ending; call another")
     return Problem("no_runner", f"no runner took the call within {revision.queue_s:g} s")
+
+
+def trim(answer: Answer, most_us: int, most_fuel: int) -> None:
+    """A runner's figures are as hostile as the rest: no time is longer than we waited, no fuel more than it had."""
+    if answer.queue_us + answer.init_us + answer.run_us > most_us:
+        answer.queue_us = min(answer.queue_us, most_us)
+        answer.init_us = min(answer.init_us, most_us)
+        answer.run_us = min(answer.run_us, most_us)
+    answer.fuel_used = min(answer.fuel_used, most_fuel)
+
+
+def usage(answer: Answer) -> list[tuple[bytes, bytes]]:
+    """What a call used, as header fields for who may know."""
+    times = b"queue;dur=%.3f, init;dur=%.3f, run;dur=%.3f" % (
+        answer.queue_us / 1000,
+        answer.init_us / 1000,
+        answer.run_us / 1000,
+    )
+    return [(b"x-galago-fuel", b"%d" % answer.fuel_used), (b"server-timing", times)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from worker.api.auth import Tokens
+from worker.api.auth import Token, Tokens
+from worker.api.hosts import is_loopback
 from worker.api.problems import Problem
 from worker.core.task import Handler, Limits
 
@@ -33,12 +34,12 @@ class Rules:
         self._open = handler.auth == "none"
         self._anybodys = Rights(limits.fuel, limits.wall_ms, handler.expose_usage)
 
-    def judge(self, tokens: Tokens | None, fields: Mapping[bytes, bytes], *, local: bool) -> Rights:
+    def judge(self, tokens: Tokens | None, fields: Mapping[bytes, bytes], client: str) -> Rights:
         """What this caller may.
 
         Args:
             tokens: None where there is no token file, and so nobody has one.
-            local: he is on this machine.
+            client: his address.
 
         Raises:
             Problem: unauthorized, forbidden, bad_header, limit_above_ceiling.
@@ -47,22 +48,25 @@ class Rules:
             return self._anybodys
         lowers = LIMIT_FUEL in fields or LIMIT_WALL in fields
         if lowers or not self._open:
-            _admit(tokens, fields, local)
+            token = _admit(tokens, fields, client)
+        else:
+            token = tokens.find(fields.get(AUTHORIZATION)) if tokens is not None else None
         rights = self._anybodys
         if lowers:
             fuel = _lowered(fields, LIMIT_FUEL, rights.fuel)
             rights = rights._replace(fuel=fuel, wall_ms=_lowered(fields, LIMIT_WALL, rights.wall_ms))
-        token = tokens.find(fields.get(AUTHORIZATION)) if tokens is not None else None
         if token is None:
             return rights
         return rights._replace(exposes_usage=rights.exposes_usage or "read" in token.scopes, hides_token=True)
 
 
-def _admit(tokens: Tokens | None, fields: Mapping[bytes, bytes], local: bool) -> None:
+def _admit(tokens: Tokens | None, fields: Mapping[bytes, bytes], client: str) -> Token | None:
+    """His token, None where nobody has one."""
     if tokens is not None:
-        tokens.admit(fields.get(AUTHORIZATION), "call")
-    elif not local:
+        return tokens.admit(fields.get(AUTHORIZATION), "call")
+    if not is_loopback(client):
         raise Problem("forbidden", "this needs a token, and without a --token-file only this machine itself may")
+    return None
 
 
 def _lowered(fields: Mapping[bytes, bytes], name: bytes, most: int) -> int:

@@ -1,4 +1,4 @@
-"""Calls of functions: `/functions/{function}[/{revision}[/{path}]]`, a plain ASGI callable in front of Falcon.
+"""Calls of functions: `/functions/{function}[/{revision}[/{path}]]`, which connections bring here past ASGI and Falcon.
 
 The request is here whole before a runner is asked, and the answer is here whole before the client gets a byte, so that
 a slow client holds no runner. Every answer says whether the call was executed (`X-Galago-Executed`).
@@ -16,14 +16,14 @@ from typing import Any
 from runner.errors import ProtocolError
 from runner.protocol.call import FLAG_CANCEL, Answer, encode_call_block
 from worker.api import cgi
-from worker.api.asgi import Receive, Response, Scope, Send, problem_answer
+from worker.api.asgi import Receive, Response, Scope, problem_answer
 from worker.api.asking import MAYBE_EXECUTED, NOT_EXECUTED, Asked, Asker, Done, End
 from worker.api.call_figures import OK, Reporter
-from worker.api.call_outcomes import EXIT, problem_of, unanswered
+from worker.api.call_outcomes import EXIT, problem_of, trim, unanswered, usage
 from worker.api.call_rights import AUTHORIZATION, Rights
 from worker.api.hosts import is_loopback
 from worker.api.incoming import Incoming
-from worker.api.problems import Problem, internal, not_allowed
+from worker.api.problems import RETRY_STATUS, Problem, internal, not_allowed
 from worker.api.routes import PREFIX, Routes, Target
 from worker.api.services import Services
 from worker.core.commands import ReportBroken
@@ -33,8 +33,7 @@ CALLS_ONLY = "galago.calls_only"  # set by the server for what came by --calls-b
 REFUSED_METHODS = frozenset(("TRACE", "CONNECT"))
 _ALLOWED = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _BODILESS = frozenset((204, 304))
-_RETRY_HEADER = (b"x-galago-retry", b"425")
-_RETRY_STATUS = 425
+_RETRY_HEADER = (b"x-galago-retry", b"%d" % RETRY_STATUS)
 _RETRIED_STATUSES = frozenset((429, 503))
 # Even a call that may not wait needs a moment to be accepted.
 _LEAST_QUEUE_S = 0.01
@@ -42,6 +41,7 @@ _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.002, 0.05
 _REPORT_TIMEOUT_S = 5.0
 CLIENT_GONE = "client_gone"  # an outcome that no client is told
 
+_LENGTH = b"content-length"
 _EXECUTED = (b"x-galago-executed", b"yes")
 # Pages of guests on the origin of control routes: no script of theirs may act as that origin.
 _SANDBOX = ((b"content-security-policy", b"sandbox"), (b"x-content-type-options", b"nosniff"))
@@ -60,7 +60,7 @@ class Call:
         target: where it goes; not there while that isn't found.
         fields: its header, each name once.
         body_bytes: None where it has no body.
-        until_s: by when a runner must have taken it (CLOCK_MONOTONIC).
+        started_s, until_s: when it was here whole, and by when a runner must have taken it (CLOCK_MONOTONIC).
         asked: a runner may have it, or have had it.
         with_runner: how it is, or how it went, with the runner that was asked last.
         maybe: a runner died over it, so that whatever comes now, it may have been executed.
@@ -85,6 +85,7 @@ class Call:
     target: Target
     fields: dict[bytes, bytes]
     rights: Rights
+    started_s: float
     until_s: float
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
@@ -95,7 +96,6 @@ class Call:
         self.answer: Answer | None = None
         self.with_runner: Asked | End | None = None
         self.has_body = self.asked = self.maybe = False
-        self.started_s = time.monotonic()
 
     @property
     def runner_pid(self) -> int:
@@ -130,15 +130,6 @@ class Calls:
             await asyncio.wait(self._tasks, timeout=_REPORT_TIMEOUT_S)
         self._routes.close()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        whole = {"raw_path": scope["path"].encode(), CALLS_ONLY: False, **scope}
-        whole["client"] = scope.get("client") or ("", 0)
-        response = await self.respond(whole, receive)
-        if response is not None:
-            status, headers, body = response
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
-
     async def respond(self, scope: Scope, receive: Receive) -> Response | None:
         """(status, header fields, body) for a call, None where nobody is there to be answered any more.
 
@@ -154,18 +145,22 @@ class Calls:
             finish: told what `respond` would have given, later.
 
         Returns:
-            Whether a runner was asked. Else nothing was done, and `respond` is to be asked.
+            Whether it is taken on. Else nothing was done, and `respond` is to be asked.
         """
         call = Call(scope, receive)
         try:
             self._admit(call)
             if call.target.revision.handler.on_disconnect == "cancel":
                 return False
+            if call.has_body:  # its length is said, and is 0
+                call.has_body, call.body_bytes = False, 0
             asked = self._ask(call, lambda end: self._ended(call, end, finish))
         except Exception:  # noqa: BLE001 - `respond` meets it again, and tells it
             return False
         call.with_runner = asked
-        return not isinstance(asked, End)
+        if isinstance(asked, End):
+            self._ended(call, asked, finish)
+        return True
 
     def _ended(self, call: Call, end: Answer | End, finish: Finish) -> None:
         if isinstance(end, Answer):
@@ -219,19 +214,27 @@ class Calls:
         if self._loopback_only and not scope[CALLS_ONLY] and not is_loopback(scope["client"][0]):
             raise Problem("forbidden", "without a --token-file only this machine itself is served")
         call.target = self._routes.find(scope["raw_path"])
-        call.until_s = call.started_s + max(_LEAST_QUEUE_S, call.target.revision.queue_s)
+        self._start(call)
         fields = call.fields = cgi.read_fields(scope["headers"])
-        call.has_body = b"content-length" in fields or b"transfer-encoding" in fields
+        call.has_body = _LENGTH in fields or b"transfer-encoding" in fields
         self._judge(call)
 
     def _judge(self, call: Call) -> None:
-        local = is_loopback(call.scope["client"][0])
-        call.rights = call.target.revision.rules.judge(self._tokens, call.fields, local=local)
+        call.rights = call.target.revision.rules.judge(self._tokens, call.fields, call.scope["client"][0])
 
     async def _read_body(self, call: Call) -> None:
-        incoming = Incoming(call.scope, call.receive, self._max_header_bytes)
+        length = call.fields.get(_LENGTH)  # all that matters of a header which was read already
+        headers = [] if length is None else [(_LENGTH, length)]
+        incoming = Incoming({"headers": headers}, call.receive, self._max_header_bytes)
         call.body = await incoming.body(self._max_body_bytes, self._body_timeout_s)
         call.body_bytes = len(call.body)
+        self._start(call)
+
+    @staticmethod
+    def _start(call: Call) -> None:
+        """From here on it waits: what a client takes to send a body is not of its function's time."""
+        call.started_s = time.monotonic()
+        call.until_s = call.started_s + max(_LEAST_QUEUE_S, call.target.revision.queue_s)
 
     # The answer
 
@@ -283,7 +286,12 @@ class Calls:
 
     async def _asked_once(self, call: Call) -> Answer | End:
         ended: asyncio.Future[Answer | End] = asyncio.get_running_loop().create_future()
-        asked = call.with_runner = self._ask(call, ended.set_result)
+
+        def done(end: Answer | End) -> None:
+            if not ended.done():  # who waited may have been cancelled since
+                ended.set_result(end)
+
+        asked = call.with_runner = self._ask(call, done)
         if isinstance(asked, End):
             return asked
         try:
@@ -307,12 +315,12 @@ class Calls:
             problem.executed = "maybe"
         self._count(call, problem.code, call.answer)
         if problem.executed == "no" and problem.status in _RETRIED_STATUSES and _RETRY_HEADER in scope["headers"]:
-            problem.status = _RETRY_STATUS
+            problem.status = RETRY_STATUS
         headers = [(b"x-galago-executed", problem.executed.encode())]
         if not scope[CALLS_ONLY]:
             headers += _SANDBOX
         if call.answer is not None and call.rights.exposes_usage:
-            headers += _usage(call.answer)
+            headers += usage(call.answer)
         status, fields, body = problem_answer(problem)
         return status, fields + headers, b"" if scope["method"] == "HEAD" else body
 
@@ -359,38 +367,19 @@ async def _gone(receive: Receive) -> None:
 
 def _response(call: Call, answer: Answer) -> Response:
     """What a runner's answer says to the client. Raises: Problem, ProtocolError."""
-    _trim(answer, call)
+    trim(answer, int((time.monotonic() - call.started_s) * 1e6), call.rights.fuel)
     if answer.reason != EXIT:
         raise problem_of(answer)
     scope = call.scope
     status, headers, body = call.target.revision.abi.response(answer)
     headers.append(_EXECUTED)
     if not scope[CALLS_ONLY]:
-        headers += _SANDBOX
+        headers[:0] = _SANDBOX  # before the guest's own: of two X-Content-Type-Options, browsers take the first
     if call.rights.exposes_usage:
-        headers += _usage(answer)
+        headers += usage(answer)
     head = scope["method"] == "HEAD"
     if status in _BODILESS:
         return status, headers, b""
     if body or not head:  # a guest that knows HEAD sends no body, and its length would be wrong
-        headers.append((b"content-length", b"%d" % len(body)))
+        headers.append((_LENGTH, b"%d" % len(body)))
     return status, headers, b"" if head else body
-
-
-def _trim(answer: Answer, call: Call) -> None:
-    """A runner's figures are as hostile as the rest: no time is longer than we waited, no fuel more than it had."""
-    most_us = int((time.monotonic() - call.started_s) * 1e6)
-    if answer.queue_us + answer.init_us + answer.run_us > most_us:
-        answer.queue_us = min(answer.queue_us, most_us)
-        answer.init_us = min(answer.init_us, most_us)
-        answer.run_us = min(answer.run_us, most_us)
-    answer.fuel_used = min(answer.fuel_used, call.rights.fuel)
-
-
-def _usage(answer: Answer) -> list[tuple[bytes, bytes]]:
-    times = b"queue;dur=%.3f, init;dur=%.3f, run;dur=%.3f" % (
-        answer.queue_us / 1000,
-        answer.init_us / 1000,
-        answer.run_us / 1000,
-    )
-    return [(b"x-galago-fuel", b"%d" % answer.fuel_used), (b"server-timing", times)]

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 
 from worker.api.asgi import Scope
+from worker.api.incoming import SINGLE
 from worker.api.problems import Problem
+from worker.version import DISTRIBUTION, version_of
 
 # RFC 9110, 7.2; the port is the listener's own.
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]*)?")
-# Bounds of what is kept: methods, names and hosts are the client's.
+# Bounds of what is kept: methods, names and hosts are the client's, and there are as many paths as `routes` keeps.
 _MAX_KEPT, _MAX_KEPT_BYTES = 1024, 256
+_MAX_PATH_BLOCKS = 8
 _NOT_HANDED_ON = frozenset(
     (
         *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"te", b"trailer"),
@@ -25,27 +27,24 @@ _NOT_HANDED_ON = frozenset(
 )
 # From a field's name to the beginning of its variable, empty where it isn't handed on.
 _prefixes: dict[bytes, bytes] = {b"content-type": b"CONTENT_TYPE="}
-_MAX_PATH_BLOCKS = 64
 
-
-def _software() -> str:
-    try:
-        return f"galago-worker/{version('galago-worker')}"
-    except PackageNotFoundError:  # run from its source
-        return "galago-worker"
-
-
-_SOFTWARE = _software().encode()
+_SOFTWARE = f"{DISTRIBUTION}/{version_of()}".encode()
 
 Headers = list[tuple[bytes, bytes]]
 
 
 def read_fields(headers: Headers) -> dict[bytes, bytes]:
-    """The request's header fields, each name once."""
+    """The request's header fields, each name once.
+
+    Raises:
+        Problem: bad_header: one came twice that two readers could read in two ways.
+    """
     fields = dict(headers)
     if len(fields) < len(headers):
         fields.clear()
         for name, value in headers:
+            if name in fields and name in SINGLE:
+                raise Problem("bad_header", f"{name.decode()} may come once", name.decode())
             joint = b"; " if name == b"cookie" else b", "
             fields[name] = fields[name] + joint + value if name in fields else value
     return fields
@@ -78,7 +77,12 @@ class Path:
         """
         query: bytes = scope["query_string"]
         uri = b"%b?%b" % (self.raw, query) if query else self.raw
-        parts = [self._same(scope, fields.get(b"host", b"")), b"REQUEST_URI=" + uri, b"QUERY_STRING=" + query]
+        parts = [
+            self._same(scope, fields.get(b"host", b"")),
+            b"REMOTE_ADDR=" + scope["client"][0].encode(),
+            b"REQUEST_URI=" + uri,
+            b"QUERY_STRING=" + query,
+        ]
         if body_bytes is not None:
             parts.append(b"CONTENT_LENGTH=%d" % body_bytes)
         if b"traceparent" in fields:
@@ -92,7 +96,7 @@ class Path:
         return block, count
 
     def _same(self, scope: Scope, host: bytes) -> bytes:
-        key = scope["method"], scope["http_version"], host, scope["server"], scope["client"][0]
+        key = scope["method"], scope["http_version"], host, scope["server"]
         block = self._blocks.get(key)
         if block is None:
             block = b"\0".join([b"%b=%b" % variable for variable in _same(self, scope, host)])
@@ -103,7 +107,7 @@ class Path:
         return block
 
 
-_SAME = 9  # what `_same` gives
+_SAME = 8  # what `_same` gives
 
 
 def _same(path: Path, scope: Scope, host: bytes) -> tuple[tuple[bytes, bytes], ...]:
@@ -118,7 +122,6 @@ def _same(path: Path, scope: Scope, host: bytes) -> tuple[tuple[bytes, bytes], .
         (b"REQUEST_METHOD", scope["method"].encode()),
         (b"SCRIPT_NAME", path.script_name),
         (b"PATH_INFO", path.path_info),
-        (b"REMOTE_ADDR", scope["client"][0].encode()),
     )
 
 

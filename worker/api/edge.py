@@ -1,7 +1,7 @@
 """What every request passes before Falcon sees it, as one plain ASGI callable.
 
-Here stands what must be judged by the raw path and the headers alone. Function calls leave for a callable of their own
-(`worker.api.calls`), which judges them by rules of its own.
+Here stands what must be judged by the raw path and the headers alone. Function calls don't come here: connections take
+them to `calls` (`worker.api.server_calls`), which judges them by rules of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from falcon.routing import CompiledRouter
 
 from worker.api.asgi import Receive, Scope, Send, send_problem
-from worker.api.calls import CALLS_ONLY, Calls, is_call
+from worker.api.calls import CALLS_ONLY, Calls
 from worker.api.hosts import Hosts, is_loopback
 from worker.api.incoming import KEY, Incoming
 from worker.api.paths import check_path
@@ -32,7 +32,7 @@ class Edge:
     """
     Args:
         inner: the Falcon application.
-        calls: what answers calls; the server's connections ask it themselves, too, and so save ASGI's ways.
+        calls: what answers calls, for the server's connections.
         router: its router, which knows what a path allows.
         hosts: which Host and Origin are served.
         loopback_only: refuse peers of other machines, but for health.
@@ -62,9 +62,6 @@ class Edge:
         if scope["type"] != "http":
             raise NotImplementedError(f"this worker speaks HTTP, not {scope['type']}")
         raw_path = scope.get("raw_path") or scope["path"].encode()
-        if is_call(raw_path):
-            await self.calls(scope, receive, send)
-            return
         try:
             if scope["method"] not in METHODS:  # CONNECT's target is no path
                 raise self._method_not_allowed(scope["method"], raw_path.decode("latin-1"))
@@ -84,8 +81,8 @@ class Edge:
         host = incoming.headers.get(b"host")
         self._hosts.check_host(host, scope["http_version"])
         self._hosts.check_origin(incoming.headers.get(b"origin"), host)
-        client = scope.get("client")
-        if self._loopback_only and client and not is_loopback(client[0]):
+        client = scope.get("client")  # None where he has gone already
+        if self._loopback_only and not (client and is_loopback(client[0])):
             raise Problem("forbidden", "without a --token-file only this machine itself is served")
 
     def _method_not_allowed(self, method: str, path: str) -> Problem:

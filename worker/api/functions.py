@@ -1,11 +1,10 @@
 """`/functions`, `/revisions/default` and `/revisions/{function}`: what can be called, and which is the default.
 
-Calls themselves don't come here: they leave at the edge.
+Calls themselves don't come here: they leave where a connection has read them.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from falcon.asgi import Request, Response
@@ -17,11 +16,12 @@ from worker.api.query import read_integer, read_query
 from worker.api.render_functions import Revision, defaults_json, function_json, functions_json
 from worker.api.resource import Resource, answer
 from worker.api.services import Reader, Services
+from worker.core.functions import FunctionRow
+from worker.core.names import is_name
 from worker.errors import BadCursor
-from worker.shared.routes import FunctionRow, Route
+from worker.shared.routes import Route
 
 MAX_PAGE = 500
-_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 
 
 class Functions(Resource):
@@ -82,11 +82,6 @@ class FunctionItem(Resource):
         live = await read_live(self._services, routes)
         answer(resp, function_json(row, revisions, live))
         resp.set_header("etag", etag(row.generation))
-
-
-def is_name(text: str) -> bool:
-    """Whether a function or a revision may be called so."""
-    return _NAME.fullmatch(text) is not None
 
 
 def find_function(services: Services, name: str) -> tuple[FunctionRow, list[Route]]:

@@ -15,7 +15,7 @@ from worker.api.problems import Problem
 KEY = "galago.incoming"  # where a scope holds it
 
 # Headers that are looked at; of these, one that comes twice could be read differently by whoever stands in front.
-_SINGLE = frozenset(
+SINGLE = frozenset(
     (
         b"host",
         b"origin",
@@ -27,7 +27,7 @@ _SINGLE = frozenset(
     )
 )
 _LISTS = frozenset((b"prefer", b"if-match"))
-_WANTED = _SINGLE | _LISTS
+_WANTED = SINGLE | _LISTS
 _FIELD_OVERHEAD_BYTES = len(": \r\n")
 
 _FIRST: Message = {"type": "http.request", "body": b"", "more_body": True}

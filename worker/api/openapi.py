@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
 import orjson
 from falcon.asgi import Request, Response
 
@@ -32,6 +30,7 @@ from worker.api.problems import KINDS
 from worker.api.resource import JSON, Resource, answer
 from worker.config import Config
 from worker.core.task import State
+from worker.version import version_of
 
 
 class OpenApi(Resource):
@@ -50,7 +49,7 @@ def document(config: Config, *, with_tokens: bool) -> Schema:
         "openapi": "3.1.0",
         "info": {
             "title": "galago-worker",
-            "version": _version(),
+            "version": version_of(),
             "description": "Runs tasks as sealed Wasm processes. Errors are RFC 9457 problems with a stable `code`.",
         },
         "paths": _paths(),
@@ -93,13 +92,6 @@ def _paths() -> dict[str, Schema]:
         "/readyz": {"get": _readyz()},
         "/openapi.json": {"get": operation("getOpenapi", "This document", None, {"200": any_json()}, ())},
     }
-
-
-def _version() -> str:
-    try:
-        return metadata.version("galago-worker")
-    except metadata.PackageNotFoundError:  # it runs from a source tree
-        return "0"
 
 
 # -- modules -----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from worker.api.openapi_parts import EVERYWHERE, path_parameter, problem_response
 from worker.api.openapi_types import NAME, Schema, choice, string
-from worker.api.problems import KINDS
+from worker.api.problems import KINDS, RETRY_STATUS
 from worker.api.resource import JSON
 
 # By which a function may be called; TRACE and CONNECT are refused.
@@ -25,7 +25,7 @@ CODES = (*_BODY, *_BODY_OR_HEADERS, *_BEFORE, *_ENDED, *EVERYWHERE)
 # What a load balancer may send elsewhere is told as 425 where it asks for that.
 REPEATABLE = tuple(code for code in CODES if KINDS[code].status in (429, 503))
 
-RETRY_STATUS = "425"
+_RETRY_STATUS = str(RETRY_STATUS)
 
 _DEFAULT, _REVISION = "/functions/{function}", "/functions/{function}/{revision}"
 PATHS = {
@@ -63,8 +63,9 @@ def call_responses() -> dict[str, Schema]:
     named: dict[str, Schema] = {}
     for status, codes in _statuses().items():
         problem = problem_response(tuple(codes)) if codes else None
-        if status == RETRY_STATUS and problem is not None:
-            problem["description"] = f"Where the request says `X-Galago-Retry: 425`: {problem['description']}"
+        if status == _RETRY_STATUS and problem is not None:
+            asked = f"Where the request says `X-Galago-Retry: {_RETRY_STATUS}`"
+            problem["description"] = f"{asked}: {problem['description']}"
             named[_name(status)] = {**problem, "headers": {**problem["headers"], **_executed("no")}}
         else:
             named[_name(status)] = _guests(problem)
@@ -80,7 +81,7 @@ def _statuses() -> dict[str, list[str]]:
     statuses: dict[str, list[str]] = {"200": []}
     for code in sorted(set(CODES), key=lambda code: (KINDS[code].status, CODES.index(code))):
         statuses.setdefault(str(KINDS[code].status), []).append(code)
-    return {**statuses, RETRY_STATUS: list(REPEATABLE), "default": []}
+    return {**statuses, _RETRY_STATUS: list(REPEATABLE), "default": []}
 
 
 def _guests(problem: Schema | None = None) -> Schema:
@@ -111,8 +112,8 @@ def _headers() -> list[Schema]:
         "X-Galago-Limit-Fuel": (limit, "a lower limit than the function's; where there are tokens, with one"),
         "X-Galago-Limit-Wall-Ms": (limit, "likewise"),
         "X-Galago-Retry": (
-            string(examples=["425"]),
-            "425: tell by this status what was not executed and may be sent again",
+            string(examples=[_RETRY_STATUS]),
+            f"{_RETRY_STATUS}: tell by this status what was not executed and may be sent again",
         ),
     }
     return [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from worker.core import names
+
 Schema = dict[str, Any]
 
-NAME = "^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+NAME = f"^{names.NAME}$"
 DIGEST = "^sha256:[0-9a-f]{64}$"
 TASK_ID = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 

@@ -17,6 +17,8 @@ from worker.errors import WorkerError
 
 CONTENT_TYPE = "application/problem+json"
 MAX_DETAIL_BYTES = 4096
+# The load balancer's, for what it may repeat (DESIGN 9): no code has it, and no guest may answer it.
+RETRY_STATUS = 425
 _logger = logging.getLogger("galago.api")
 _MAX_FIELD_BYTES = 512
 # C0, DEL, C1, and what turns or breaks a line on a terminal or page that shows it.

@@ -9,8 +9,9 @@ from typing import Any
 import orjson
 
 from worker.api.render import Document, rfc3339, service_members
+from worker.core.functions import FunctionRow
 from worker.core.task import Task
-from worker.shared.routes import FunctionRow, Route
+from worker.shared.routes import Route
 
 # What the coordinator tells of a revision; each is null where it tells nothing.
 FIGURES = ("runners", "queued", "calls", "errors", "cold_starts", "fuel", "queue_us", "init_us", "run_us")

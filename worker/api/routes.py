@@ -14,15 +14,16 @@ from worker.api.call_rights import Rules
 from worker.api.paths import check_path
 from worker.api.problems import Problem, route_unknown
 from worker.config_values import CALLS_DIRECTORY
+from worker.core.functions import FunctionRow
 from worker.errors import TableError
-from worker.shared.routes import FunctionRow, Route
+from worker.shared.routes import Route
 
 PREFIX = b"/functions/"
 DEFAULT = "default"
 # sockaddr_un holds 108 bytes with the final NUL (unix(7)).
 _MAX_SOCKET_PATH_BYTES = 107
 # Bounds of what is kept: paths are the client's.
-_MAX_TARGETS, _MAX_KEPT_BYTES = 1024, 512
+_MAX_TARGETS, _MAX_KEPT_BYTES = 256, 512
 
 
 class Revision:

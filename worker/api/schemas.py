@@ -13,9 +13,10 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from worker.api.problems import Problem
+from worker.core.names import NAME
 
 # `\Z`, since `$` matches before a last line feed too.
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?\Z")]
+Name = Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 Url = Annotated[str, Meta(min_length=1, max_length=2048)]
 Text = Annotated[str, Meta(min_length=1, max_length=256)]

@@ -17,6 +17,8 @@ from gunicorn.asgi.protocol import ASGIProtocol
 from worker.api.asgi import Response
 from worker.api.calls import CALLS_ONLY, Calls, is_call
 
+_CLOSE = (b"connection", b"close")
+
 # gunicorn looks for gunicorn_h1c when the first connection comes, notes what it found in the class of that connection,
 # and reads it from ASGIProtocol: for a subclass it would never be found.
 ASGIProtocol._check_h1c_protocol_available()
@@ -57,7 +59,7 @@ class CallProtocol(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
         request, receiver, calls = self._current_request, self._body_receiver, self._calls
         if calls is None or not is_call(request.raw_path) or request.content_length or request.chunked:
             return False
-        if not (receiver._complete and self._awaiting_request) or self._finishing_calls or self._closed:
+        if not (receiver._complete and self._awaiting_request) or self._closed:
             return False
         if not calls.begin(self._call_scope(request), receiver.receive, self._finish_call):
             return False
@@ -69,7 +71,8 @@ class CallProtocol(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
     def _call_scope(self, request: Any) -> dict[str, Any]:
         """What `Calls` needs of ASGI's scope."""
         if self._addresses is None:
-            server, client = (self.transport.get_extra_info(name) for name in ("sockname", "peername"))
+            # None where the client had reset the connection before it was accepted (ENOTCONN).
+            server, client = (self.transport.get_extra_info(name) or ("", 0) for name in ("sockname", "peername"))
             self._addresses = server[:2], client[:2]
         server, client = self._addresses
         return {
@@ -136,7 +139,7 @@ class CallProtocol(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
     def _write_response(self, response: Response) -> bool:
         """Write a whole answer at once. Returns: whether the connection is kept."""
         status, headers, body = response
-        close = self._will_close(self._current_request, False)
+        close = self._will_close(self._current_request, _CLOSE in headers)
         self._send_response_start(status, headers, self._current_request, close)
         if body:
             self._send_body(body)

@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gunicorn.workers.gasgi import ASGIWorker
@@ -20,9 +21,9 @@ from gunicorn.workers.workertmp import WorkerTmp
 
 from worker import capabilities
 from worker.api.server_connection import Connection
+from worker.api.server_listeners import Listeners
 from worker.errors import ExitCode
 from worker.heartbeat import BEAT_MS
-from worker.listeners import BACKLOG
 from worker.shared.page import PageReader
 
 # When a worker stops for good, for a request that is on its way on an idle connection.
@@ -80,6 +81,7 @@ class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn is untyped
         self._page: PageReader = self.app.page
         self._linger_s: float | None = None
         self._told_to_end: asyncio.Event
+        self._listeners: Listeners
 
     # Connections
 
@@ -92,6 +94,7 @@ class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn is untyped
             spare.close_idle()
             self.release(spare)
         self.connections[connection] = None
+        self._listeners.fit(len(self.connections))
         return True
 
     def release(self, connection: Connection) -> None:
@@ -134,13 +137,12 @@ class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn is untyped
         await self._start_application()
         _import_late()
         capabilities.drop_all()
-        for index, listener in enumerate(self.sockets):
-            server = await self.loop.create_server(
-                lambda calls_only=index > 0: Connection(self, calls_only), sock=listener.sock, backlog=BACKLOG
-            )
-            self.servers.append(server)
+        makers = [partial(Connection, self, calls_only=index > 0) for index in range(len(self.sockets))]
+        self._listeners = Listeners(self.loop, list(zip([each.sock for each in self.sockets], makers, strict=True)))
+        await self._listeners.open()
         while not self._told_to_end.is_set() and self.ppid == os.getppid():
             self._show_life()
+            self._listeners.fit(len(self.connections))
             await _wait(self._told_to_end, BEAT_MS / 1000)
         await self._finish()
         if self.lifespan and not self._quick_shutdown:
@@ -164,8 +166,7 @@ class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn is untyped
 
     async def _finish(self) -> None:
         """Accept no more, answer what is here, and let go of the idle when they had their time."""
-        for server in self.servers:
-            server.close()
+        self._listeners.close()
         started = self.loop.time()
         beat_at = started
         while self.connections and not self._quick_shutdown:

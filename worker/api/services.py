@@ -14,10 +14,11 @@ from worker.api.posted import Specs
 from worker.config import Config
 from worker.core.changes import Note
 from worker.core.commands import Command, Reply
+from worker.core.functions import FunctionRow
 from worker.core.module import Module
 from worker.core.task import State, Task
 from worker.shared.blobs import Blobs
-from worker.shared.routes import FunctionRow, Route
+from worker.shared.routes import Route
 from worker.shared.table import TaskFilter, TokenUsage
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 from falcon.asgi import Request, Response
 
-from worker.api.functions import find_function, is_name
+from worker.api.functions import find_function
 from worker.api.if_match import etag, read_if_match
 from worker.api.orders import order
 from worker.api.problems import Problem
@@ -13,6 +13,7 @@ from worker.api.query import read_query
 from worker.api.resource import Resource, answer, incoming_of
 from worker.api.services import Services
 from worker.core.commands import SwitchDefault
+from worker.core.names import is_name
 
 
 class Switch(Resource):

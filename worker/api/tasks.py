@@ -22,13 +22,13 @@ from worker.api.services import Services
 from worker.api.storing import check_quota, in_thread, storing
 from worker.core.changes import Note
 from worker.core.commands import AddTask, Idempotency, StopTask
+from worker.core.names import NAME, is_name
 from worker.core.task import Kind, State, Task
 from worker.errors import BadCursor
 from worker.shared.blobs import TemporaryBlob
 from worker.shared.table import TaskFilter
 
 _KEY = re.compile(rb"[!-~]{1,255}")
-_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 _QUERY = ("state", "kind", "function", "label", "limit", "after")
 MAX_PAGE = 500
 _READS = 3
@@ -163,8 +163,8 @@ def _read_filter(query: dict[str, str]) -> TaskFilter:
     state = read_choice(query, "state", tuple(State))
     kind = read_choice(query, "kind", tuple(Kind))
     function = query.get("function")
-    if function is not None and not _NAME.fullmatch(function):
-        raise Problem("field_range", f"function must be a name like {_NAME.pattern}", "function")
+    if function is not None and not is_name(function):
+        raise Problem("field_range", f"function must be a name like {NAME}", "function")
     label = None
     if "label" in query:
         key, equals, value = query["label"].partition("=")
