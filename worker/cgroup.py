@@ -16,7 +16,6 @@ from pathlib import Path
 
 from runner.seal import FILES_NPROC
 from worker.config import Config
-from worker.config_values import RUNNER_OVERHEAD_BYTES
 from worker.errors import ConfigError
 from worker.spawn import Identity
 
@@ -32,12 +31,23 @@ def runners_path(path: str | None) -> str:
     return str(Path(path) / "runners") if path else ""
 
 
+def to_try(path: str) -> str:
+    """Which cgroup shows by a join whether `path` can be had: below one that a worker uses none is free to join."""
+    runners = runners_path(path)
+    return runners if Path(runners).is_dir() else path
+
+
 def limits(config: Config) -> dict[str, int]:
-    """What all runners and compilers may use together, by the files' names: what each may, added up."""
-    runners_bytes = config.max_runners_memory_bytes + config.max_runners * RUNNER_OVERHEAD_BYTES
+    """What all runners and compilers may use together, by the files' names.
+
+    Memory: what runners are given at once (`--max-runners-memory-bytes`), what each compiler may take, and the zygote.
+    A runner's rlimits allow it more than the share that it counts for; this is what holds then. Tasks: one a compiler,
+    and the threads of as many runners with mounts and a uid of their own.
+    """
     compilers_bytes = config.max_compilers * config.compile_memory_bytes
     return {
-        "memory.max": runners_bytes + compilers_bytes + SLACK_BYTES,
+        # A runner's share of the first is its guest's memory and what it has beside that.
+        "memory.max": config.max_runners_memory_bytes + compilers_bytes + SLACK_BYTES,
         "memory.swap.max": 0,
         "pids.max": 1 + config.max_compilers + config.max_runners * FILES_NPROC,
     }
@@ -66,9 +76,7 @@ def prepare(config: Config, identity: Identity | None) -> tuple[str, ...]:
         had = [name for name in CONTROLLERS if name in given]
         if had:
             _write(above / "cgroup.subtree_control", " ".join(f"+{name}" for name in had))
-        for name, value in limits(config).items():
-            if name.partition(".")[0] in had and (runners / name).exists():  # no swap.max where there is no swap
-                _write(runners / name, str(value))
+        _limit(runners, had, config)
         if identity is not None:
             for directory in (above, runners):  # the kernel asks for the right to both
                 os.chown(directory / "cgroup.procs", identity.uid, identity.gid)
@@ -78,6 +86,27 @@ def prepare(config: Config, identity: Identity | None) -> tuple[str, ...]:
     if lacking:
         _log.warning("%s has no controller %s: that limit isn't set for runners", above, " and no ".join(lacking))
     return lacking
+
+
+def limit_again(config: Config) -> None:
+    """Set the limits of another configuration, in the cgroups that `prepare` made.
+
+    Raises:
+        ConfigError: the kernel refuses.
+    """
+    assert config.cgroup is not None
+    above = Path(config.cgroup)
+    try:
+        given = (above / "cgroup.controllers").read_text().split()
+        _limit(above / "runners", given, config)
+    except OSError as exc:
+        raise ConfigError("--cgroup", f"{config.cgroup} ({exc.strerror})", _RIGHT) from exc
+
+
+def _limit(runners: Path, controllers: list[str], config: Config) -> None:
+    for name, value in limits(config).items():
+        if name.partition(".")[0] in controllers and (runners / name).exists():  # no swap.max where there is no swap
+            _write(runners / name, str(value))
 
 
 def _write(path: Path, text: str) -> None:

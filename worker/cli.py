@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.metadata
 import json
 import os
 import sys
@@ -15,14 +14,13 @@ from typing import Any
 
 from runner import probe
 from runner.errors import RunnerError
-from worker import datadir, logs
+from worker import cgroup, datadir, logs
 from worker.config import Config, add_options
 from worker.config_values import TABLE_NAME
 from worker.errors import DataDirectoryError, ExitCode, WorkerError
 from worker.launcher import Launcher
 from worker.repair import repair
-
-DISTRIBUTION = "galago-worker"
+from worker.version import DISTRIBUTION, version_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
     doctor = commands.add_parser("doctor", help="say which layers of the seal this machine gives")
     doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.add_argument("--cgroup", default="", metavar="DIR", help="the delegated cgroup v2 directory, as for serve")
     doctor.set_defaults(run=_doctor)
     mend = commands.add_parser("repair", help="make a new task table of what can be read of a damaged one")
     mend.add_argument("--data-dir", required=True, metavar="DIR", help="the stopped worker's data directory")
@@ -81,7 +80,7 @@ def _doctor(options: argparse.Namespace) -> int:
     """Exit code OK where the seal is full, REDUCED where a layer is missing, UNSEALED where one that must be."""
     runner_uid = Config().runner_uid_first if os.geteuid() == 0 else 0
     with tempfile.TemporaryDirectory(prefix="galago-doctor-") as root:
-        findings = probe.run(Path(root), runner_uid)
+        findings = probe.run(Path(root), runner_uid, cgroup.to_try(options.cgroup))
     if options.json:
         layers = {name: dataclasses.asdict(finding) for name, finding in findings.items()}
         _say(sys.stdout, json.dumps({"level": probe.level(findings), "layers": layers}, indent=2))
@@ -118,16 +117,8 @@ def _repair(options: argparse.Namespace) -> int:
 
 
 def _version(_: argparse.Namespace) -> int:
-    _say(sys.stdout, f"{DISTRIBUTION} {version_text()}")
+    _say(sys.stdout, f"{DISTRIBUTION} {version_of()}")
     return ExitCode.OK
-
-
-def version_text() -> str:
-    """This version, as it is installed; `0+source` where it runs from a source tree."""
-    try:
-        return importlib.metadata.version(DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:
-        return "0+source"
 
 
 def _say(stream: Any, text: str) -> None:

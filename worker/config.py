@@ -30,6 +30,8 @@ ENV_PREFIX = "GALAGO_"
 KNOWN_ENV = frozenset({"GALAGO_CONFIG", "GALAGO_URL", "GALAGO_TOKEN"})
 
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
+# A call's answer says its length in 32 bits (`runner.protocol.call`), and has a head, too.
+MOST_OUTPUT = 4 * GiB - MiB
 Option = Field[Any]
 
 
@@ -52,6 +54,14 @@ def _option(
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def _compilers() -> int:
+    """Two where there are cores for it, so that one module that is hard to compile holds up no other.
+
+    Not more: each may take compile_memory_bytes and a core, which are the running tasks' too.
+    """
+    return min(2, _cores())
 
 
 def _memory() -> int:
@@ -91,7 +101,7 @@ class Config:
     max_runners_memory_bytes: int = _option(
         _memory, "the memory limits of all runners at once, together", unit="bytes", low=64 * MiB, high=2**60
     )
-    max_compilers: int = _option(1, "compilers at once", low=1, high=64)
+    max_compilers: int = _option(_compilers, "compilers at once", low=1, high=64)
     max_queued: int = _option(10_000, "tasks that may wait for a runner", low=0, high=10_000_000)
     max_open_tasks_per_token: int = _option(10_000, "unfinished tasks of one token", low=1, high=10_000_000)
     max_stored_bytes_per_token: int = _option(10 * GiB, "blobs of one token", unit="bytes", low=0, high=2**60)
@@ -112,11 +122,11 @@ class Config:
     default_fuel: int = _option(10**9, "fuel of a task that names none", low=1, high=2**63 - 1)
     default_memory_bytes: int = _option(64 * MiB, "memory, likewise", unit="bytes", low=64 * KiB, high=4 * GiB)
     default_wall_ms: int = _option(10_000, "run time, likewise", unit="ms", low=1, high=86_400_000)
-    default_output_bytes: int = _option(MiB, "stdout and stderr each, likewise", unit="bytes", low=0, high=16 * GiB)
+    default_output_bytes: int = _option(MiB, "stdout and stderr each, likewise", unit="bytes", low=0, high=MOST_OUTPUT)
     max_fuel: int = _option(2**63 - 1, "fuel that a task may ask for", low=1, high=2**63 - 1)
     max_memory_bytes: int = _option(512 * MiB, "memory, likewise", unit="bytes", low=64 * KiB, high=4 * GiB)
     max_wall_ms: int = _option(30_000, "run time, likewise", unit="ms", low=1, high=86_400_000)
-    max_output_bytes: int = _option(64 * MiB, "stdout and stderr each, likewise", unit="bytes", low=0, high=16 * GiB)
+    max_output_bytes: int = _option(64 * MiB, "stdout and stderr each, likewise", unit="bytes", low=0, high=MOST_OUTPUT)
 
     # Runners of functions
     recycle_calls: int = _option(100_000, "calls after which a function's runner is replaced", low=1, high=2**32 - 1)
@@ -298,6 +308,8 @@ def _default(option: Option) -> str:
         return "default the host's name"
     if factory is _memory:
         return "default three quarters of the machine's, 1 GiB at least"
+    if factory is _compilers:
+        return "default 2, on one core 1"
     if callable(factory):
         return "default 4 per core"
     if option.default in (None, "", ()):

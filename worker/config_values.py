@@ -13,6 +13,7 @@ from dataclasses import Field, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from worker.core.names import is_name
 from worker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _SUFFIXES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _SIZE = re.compile(r"(\d[\d_]*) ?([KMGT]iB|B)?")
-_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 # sockaddr_un holds 108 bytes with the final NUL (unix(7)).
 _MAX_SOCKET_PATH_BYTES = 107
@@ -208,7 +208,7 @@ def read_volume(text: str) -> Volume | None:
     """`NAME=PATH[,uid=U,gid=G]`; None where it isn't one, or PATH is no directory."""
     name, _, rest = text.partition("=")
     path, *settings = rest.split(",")
-    if not _NAME.fullmatch(name) or not os.path.isabs(path) or not Path(path).is_dir():
+    if not is_name(name) or not os.path.isabs(path) or not Path(path).is_dir():
         return None
     ids: dict[str, int] = {}
     for setting in settings:

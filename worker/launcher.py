@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, MutableMapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from worker import capabilities, cgroup, datadir, drain, listeners
@@ -103,14 +103,14 @@ class Launcher:
         self._identity = datadir.identity_of(config.user)
         _check_uids(config, self._identity.uid if self._identity else None)
         self._listen(stack, config)
-        if config.cgroup:
-            cgroup.prepare(config, self._identity)
         capabilities.settle_launcher()
         self._read_code = self._code_capabilities()
         path = Path(config.data_dir)
         datadir.prepare(path, self._identity)
         self._lock_fd = datadir.lock(path)
         stack.callback(os.close, self._lock_fd)
+        if config.cgroup:  # below the lock: the limits may be those of a worker that runs
+            cgroup.prepare(config, self._identity)
         self._commands = stack.enter_context(listeners.bind_commands(path, self._identity))
         stack.callback((path / COMMANDS_SOCKET).unlink, missing_ok=True)
         self._handover = stack.enter_context(Handover(self._identity))
@@ -262,6 +262,9 @@ class Launcher:
             for flag in restart_only(self._loaded, config):
                 _log.warning("%s can't change while the worker runs and stays as it was", flag)
             config = _keep_restart_only(self._loaded, config)
+            _check_uids(config, self._identity.uid if self._identity else None)
+            if config.cgroup:
+                cgroup.limit_again(config)
             self._handover.write(self._effective(config))
         except WorkerError as exc:
             _log.error("SIGHUP changes nothing: %s", exc)
@@ -321,7 +324,7 @@ def _check_uids(config: Config, uid: int | None) -> None:
 
 
 def _keep_restart_only(before: Config, after: Config) -> Config:
-    kept = {flag: getattr(before, flag) for flag in ("bind", "calls_bind", "data_dir", "user", "cgroup")}
+    kept = {option.name: getattr(before, option.name) for option in fields(Config) if option.metadata["restart"]}
     return replace(after, **kept)
 
 
