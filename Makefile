@@ -17,7 +17,7 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.test
 	$(BIN)/python -m pytest --hypothesis-profile=fuzz --timeout=0 tests/hostile/test_fuzz.py
