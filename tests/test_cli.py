@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from worker import cli, datadir
 from worker.cli import main
 from worker.errors import ExitCode
 from worker.shared.table import TableWriter
+from worker.version import version_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,7 +29,7 @@ def run(*argv: str) -> subprocess.CompletedProcess[str]:
 
 def test_version_is_said() -> None:
     ended = run("version")
-    assert (ended.returncode, ended.stdout) == (0, f"galago-worker {cli.version_text()}\n")
+    assert (ended.returncode, ended.stdout) == (0, f"galago-worker {version_of()}\n")
 
 
 def test_without_a_command_it_says_how_it_is_used() -> None:
@@ -53,7 +55,7 @@ def test_doctor_explains_what_is_missing_as_a_table_and_as_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = {"seccomp": Finding(True), "uid": Finding(False, "not permitted", "run as root")}
-    monkeypatch.setattr(cli.probe, "run", lambda _root, _uid: found)
+    monkeypatch.setattr(cli.probe, "run", lambda *_: found)
     assert cli.main(["doctor"]) == ExitCode.REDUCED
     assert (
         capsys.readouterr().out
@@ -73,12 +75,29 @@ def test_doctor_says_where_no_worker_starts(
     layer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = {"landlock": Finding(True), layer: Finding(False, "not permitted", "another policy")}
-    monkeypatch.setattr(cli.probe, "run", lambda _root, _uid: found)
+    monkeypatch.setattr(cli.probe, "run", lambda *_: found)
     assert cli.main(["doctor"]) == ExitCode.UNSEALED
     first, *_, last = capsys.readouterr().out.splitlines()
     assert ("seal: unsealed", "a worker does not start here, unless told --allow-unsealed") == (first, last)
     assert cli.main(["doctor", "--json"]) == ExitCode.UNSEALED
     assert "unsealed" == json.loads(capsys.readouterr().out)["level"]
+
+
+def test_doctor_judges_by_the_cgroup_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried: list[str] = []
+
+    def run(_root: Path, _uid: int, cgroup: str) -> dict[str, Finding]:
+        tried.append(cgroup)
+        return {"cgroup": Finding(False, "not permitted", "delegate it", wanted=bool(cgroup))}
+
+    monkeypatch.setattr(cli.probe, "run", run)
+    ends = [cli.main(["doctor"]), cli.main(["doctor", "--cgroup", str(tmp_path)])]
+    assert ([ExitCode.OK, ExitCode.REDUCED], ["", str(tmp_path)]) == (ends, tried)
+    assert ["seal: full", "seal: reduced"] == [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("seal")
+    ]
 
 
 def test_doctor_tries_this_machine() -> None:
@@ -105,9 +124,12 @@ def test_repair_of_what_is_no_data_directory_says_so(tmp_path: Path, capsys: pyt
     assert "isn't a directory" in capsys.readouterr().err
 
 
-def test_repair_touches_nothing_of_a_worker_that_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_repair_touches_nothing_of_a_worker_that_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "run").mkdir()
     held = datadir.lock(tmp_path)
+    monkeypatch.setattr(cli.datadir, "lock", partial(datadir.lock, patience_s=0.05))
     try:
         assert ExitCode.LOCKED == main(["repair", "--data-dir", str(tmp_path)])
     finally:

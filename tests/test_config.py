@@ -96,6 +96,8 @@ A_SIZE = "a size, in bytes or like 64KiB, from 1 KiB to 1 GiB"
         (["--durability", "some"], "full or normal"),
         (["--max-module-bytes", "1"], A_SIZE),
         (["--max-module-bytes", "1 MB"], A_SIZE),
+        (["--max-output-bytes", "4GiB"], "a size, in bytes or like 64KiB, from 0 bytes to 4095 MiB"),
+        (["--default-output-bytes", "4GiB"], "a size, in bytes or like 64KiB, from 0 bytes to 4095 MiB"),
         (["--drain-s", "nan"], "a number from 0 s to 86400 s"),
         (["--bind", "here"], "HOST:PORT, with an IPv6 host in brackets and a port from 0 to 65535"),
         (["--bind", "0.0.0.0:80"], "a loopback address, unless there is a --token-file"),

@@ -1,4 +1,4 @@
-"""Services for end-to-end tests: deployed over REST, and called as an API worker calls a runner, over their socket."""
+"""Services of end-to-end tests, called as an API worker calls a runner: over their socket."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from runner.protocol.call import ANSWER_HEAD, MARK, Answer, answer_length, decode_answer, encode_call
 from tests.e2e.harness import DEADLINE_S, Worker
@@ -15,16 +14,6 @@ from tests.e2e.harness import DEADLINE_S, Worker
 CALL_FUEL, CALL_WALL_MS = 10**9, 10_000
 MOST_BYTES = 1 << 20
 NOT_EXECUTED = (ConnectionRefusedError, FileNotFoundError, BlockingIOError, ConnectionResetError, BrokenPipeError)
-
-
-def deploy(worker: Worker, digest: str, function: str, revision: str, **task: Any) -> dict[str, Any]:
-    """Post a service and wait until it runs."""
-    default = task.pop("default", False)
-    named = {"name": function, "revision": revision, "default": default}
-    spec = {"kind": "service", "function": named, "handler": {"abi": "wagi"}, "module": {"digest": digest}, **task}
-    answer = worker.post(**spec)
-    assert answer.status_code == 201, answer.text
-    return worker.await_state(answer.json()["id"], "running")
 
 
 @contextmanager

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import itertools
 import threading
-from typing import Any
+import time
+from typing import Any, Self
 
 import httpx
 
@@ -40,19 +43,21 @@ EXPORTS = wasm(
 )
 
 
-def deploy(worker: Worker, function: str, revision: str, module: bytes, **service: Any) -> str:
-    """Deploy, wait until it runs: the task's id. `wagi` and the default revision unless told otherwise."""
-    named = {"name": function, "revision": revision, "default": service.pop("default", True)}
-    service.setdefault("handler", {"abi": "wagi"})
-    task_id = worker.start_task(worker.upload(module), kind="service", function=named, **service)
-    worker.await_state(task_id, "running")
-    if named["default"]:  # its row is written right after the one that says `running`
+def deploy(
+    worker: Worker, function: str, revision: str, module: bytes | str, *, default: bool = True, **service: Any
+) -> dict[str, Any]:
+    """Deploy a module (or one that is there, by its digest), and wait until it runs: the task. `wagi` unless told."""
+    named = {"name": function, "revision": revision, "default": default}
+    digest = module if isinstance(module, str) else worker.upload(module)
+    task_id = worker.start_task(digest, kind="service", function=named, **{"handler": {"abi": "wagi"}, **service})
+    task = worker.await_state(task_id, "running")
+    if default:  # its row is written right after the one that says `running`
         defaults = f"/revisions/{function}"
         wait_for(lambda: worker.http.get(defaults).json().get("default") == revision, f"{revision} is the default")
-    return task_id
+    return task
 
 
-def deploy_export(worker: Worker, function: str, export: str, **service: Any) -> str:
+def deploy_export(worker: Worker, function: str, export: str, **service: Any) -> dict[str, Any]:
     """An export of EXPORTS as a function."""
     return deploy(worker, function, "r1", EXPORTS, handler={"abi": "export", "export": export}, **service)
 
@@ -65,18 +70,15 @@ def refusal(answer: httpx.Response) -> tuple[int, str, str]:
     return answer.status_code, document["code"], document["executed"]
 
 
-class Callers:
-    """So many clients that call `path` one after the other, each over a kept connection, until the block is left."""
+class Crowd:
+    """So many clients that ask one after the other, each over a kept connection, until the block is left."""
 
-    def __init__(self, worker: Worker, path: str, number: int) -> None:
-        self.answers: list[tuple[int, bytes]] = []
-        self.broken: list[str] = []
-        self._worker = worker
-        self._path = path
+    def __init__(self, port: int, number: int) -> None:
+        self._port = port
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._call) for _ in range(number)]
+        self._threads = [threading.Thread(target=self._ask_on, args=(index,)) for index in range(number)]
 
-    def __enter__(self) -> Callers:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -88,22 +90,55 @@ class Callers:
 
     def await_more(self, answers: int) -> None:
         """So many more were answered."""
-        target = len(self.answers) + answers
-        wait_for(lambda: len(self.answers) >= target or self.broken, f"{target} answers")
-        assert [] == self.broken
+        target = self.answered() + answers
+        wait_for(lambda: self.answered() >= target, f"{target} answers")
+
+    def ask(self, connection: http.client.HTTPConnection, call: str) -> None:
+        """Ask once. `call` names this one and no other."""
+        raise NotImplementedError
+
+    def broke(self, call: str, error: Exception) -> None:
+        """Its connection did."""
+        raise NotImplementedError
+
+    def answered(self) -> int:
+        """How many were, so far."""
+        raise NotImplementedError
+
+    def _ask_on(self, index: int) -> None:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)) as connection:
+            for number in itertools.count():
+                if self._ended.is_set():
+                    return
+                call = f"c{index}-{number}"
+                try:
+                    self.ask(connection, call)
+                except (OSError, http.client.HTTPException) as exc:
+                    connection.close()
+                    self.broke(call, exc)
+                    time.sleep(0.01)
+
+
+class Callers(Crowd):
+    """They call `path`."""
+
+    def __init__(self, worker: Worker, path: str, number: int) -> None:
+        super().__init__(worker.port, number)
+        self.answers: list[tuple[int, bytes]] = []
+        self.broken: list[str] = []
+        self._path = path
 
     @property
     def kinds(self) -> set[tuple[int, bytes]]:
         return set(self.answers)
 
-    def _call(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._worker.port, timeout=60)
-        while not self._ended.is_set():
-            try:
-                connection.request("GET", self._path)
-                answer = connection.getresponse()
-                self.answers.append((answer.status, answer.read()))
-            except (OSError, http.client.HTTPException) as exc:
-                self.broken.append(repr(exc))
-                connection.close()
-        connection.close()
+    def ask(self, connection: http.client.HTTPConnection, call: str) -> None:
+        connection.request("GET", self._path)
+        answer = connection.getresponse()
+        self.answers.append((answer.status, answer.read()))
+
+    def broke(self, call: str, error: Exception) -> None:
+        self.broken.append(repr(error))
+
+    def answered(self) -> int:
+        return len(self.answers)

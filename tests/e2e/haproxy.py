@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import itertools
 import os
 import shutil
 import subprocess
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.functions import Crowd
 from tests.e2e.harness import ROOT, free_port, wait_for
 
 READY = "ready"  # the call by which HAProxy is found ready, which may be made any number of times
@@ -73,47 +71,24 @@ class Count:
     wrong: list[tuple[str, bytes]] = field(default_factory=list)
 
 
-class Clients:
-    """So many clients that call one after the other, each with calls that nobody else makes."""
+class Clients(Crowd):
+    """They call `tell`, by GET and POST in turn, each with calls that nobody else makes."""
 
     def __init__(self, port: int, number: int) -> None:
+        super().__init__(port, number)
         self.count = Count()
-        self._port = port
-        self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._call, args=(index,)) for index in range(number)]
 
-    def __enter__(self) -> Clients:
-        for thread in self._threads:
-            thread.start()
-        return self
+    def ask(self, connection: http.client.HTTPConnection, call: str) -> None:
+        status, body = _ask(connection, "POST" if int(call.rpartition("-")[2]) % 2 else "GET", call)
+        if status != 200:
+            self.count.failed[call] = status
+        elif body.decode() != call:
+            self.count.wrong.append((call, body))
+        else:
+            self.count.answered.add(call)
 
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
+    def broke(self, call: str, error: Exception) -> None:
+        self.count.failed[call] = 0
 
-    def await_more(self, answers: int) -> None:
-        """So many more calls were answered."""
-        target = len(self.count.answered) + answers
-        wait_for(lambda: len(self.count.answered) >= target, f"{target} answers; failed: {self.count.failed}")
-
-    def _call(self, index: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
-        for number in itertools.count():
-            if self._ended.is_set():
-                connection.close()
-                return
-            call = f"c{index}-{number}"
-            try:
-                status, body = _ask(connection, "POST" if number % 2 else "GET", call)
-            except (OSError, http.client.HTTPException):
-                connection.close()
-                self.count.failed[call] = 0
-                time.sleep(0.01)
-                continue
-            if status != 200:
-                self.count.failed[call] = status
-            elif body.decode() != call:
-                self.count.wrong.append((call, body))
-            else:
-                self.count.answered.add(call)
+    def answered(self) -> int:
+        return len(self.count.answered)

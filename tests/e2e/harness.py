@@ -184,9 +184,10 @@ class Worker:
             return []
 
     def role(self, role: str) -> list[psutil.Process]:
-        """The living processes of one role: launcher, coordinator, zygote, fork (runner or compiler), master, api.
+        """The living processes of one role.
 
-        As root also `runner` and `compiler`, which only their uids tell apart.
+        They are launcher, coordinator, fetcher, zygote, fork (a runner or compiler), master and api; as root also
+        `runner` and `compiler`, which only their uids tell apart.
         """
         return [process for process in self.tree() if role in self._roles_of(process)]
 
@@ -195,6 +196,18 @@ class Worker:
         processes: list[psutil.Process] = wait_for(lambda: self.role(role), f"there is a {role}")
         assert 1 == len(processes), f"{role}: {processes}"
         return processes[0]
+
+    def sealed_fetcher(self) -> psutil.Process:
+        """The fetcher once its seal is whole: under root's worker it has its own uid then."""
+        uid = UID_FIRST + self.max_runners + 1
+
+        def sealed() -> list[psutil.Process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                return [process for process in self.role("fetcher") if process.uids().real == uid]
+            return []
+
+        found: list[psutil.Process] = wait_for(sealed, "a fetcher has sealed itself")
+        return found[0]
 
     def _roles_of(self, process: psutil.Process) -> set[str]:
         """A process between fork and exec still looks like its parent; whose child it is tells it apart."""
@@ -208,6 +221,8 @@ class Worker:
         except (psutil.NoSuchProcess, ProcessLookupError):
             return set()
         of_launcher = parent is not None and parent.pid == self.process.pid
+        if "worker.coordinator.fetcher" in command:
+            return {"fetcher"}
         if "worker.coordinator" in command and of_launcher:
             return {"coordinator"}
         if "worker.api.server" in command:

@@ -64,7 +64,7 @@ FILE_PROGRAMS = {
     "names, links, directories and their errors": Program("paths", ("{}",)),
     "offsets, sizes and positioned reads and writes": Program("offsets", ("{}",)),
     "times": Program("stamps", ("{}",)),
-    "a directory of many entries": Program("listing", ("{}", "1500")),
+    "a directory of many entries": Program("listing", ("{}", "400")),
     "a directory of few entries": Program("listing", ("{}", "3")),
     "what may be read and written": Program("refused", ("{}",)),
 }

@@ -1,4 +1,7 @@
-"""Any process of the tree is killed or stopped while a job runs: what becomes of the job, and that all is back."""
+"""Any process of the tree is killed or stopped while a job runs: what becomes of the job, and that all is back.
+
+A job's own runner: see `tests/hostile/test_signals.py`.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ from tests.e2e.harness import (
     wait_for,
     wasm,
 )
+from tests.e2e.healing import await_all_there, await_healed, runs
 
 KILLED, STOPPED = signal.SIGKILL, signal.SIGSTOP
-COMPILE_WALL_S = 5  # for a module that takes half a second, on a machine that is busy with others
-ROLES = ("api", "master", "coordinator", "zygote")
+COMPILE_WALL_S = 4  # for a module that takes half a second, on a machine that is busy with others
 
 
 @pytest.fixture(scope="module")
@@ -42,26 +45,6 @@ def worker(place: Path) -> Iterator[Worker]:
 
 def processes(worker: Worker, pid: int) -> list[psutil.Process]:
     return [process for process in worker.tree() if process.pid == pid]
-
-
-def await_healed(worker: Worker, role: str, struck: psutil.Process) -> None:
-    """The process that was struck is gone, another has its role, the worker is ready, runs a job, and is whole."""
-    await_dead([struck], f"the {role} that was struck")
-    wait_for(lambda: worker.role(role), f"there is a {role} again")
-    worker.await_ready()
-    hello = worker.upload(wasm(HELLO))
-    wait_for(lambda: runs(worker, hello), "a job runs")
-    wait_for(lambda: [2, 1, 1, 1] == [len(worker.role(name)) for name in ROLES], "all are there")
-    assert [] == strays(worker), "somebody was orphaned"
-
-
-def runs(worker: Worker, digest: str) -> bool:
-    """Whether a job can be posted and run, now."""
-    try:
-        answer = worker.post(wait_s=60, module={"digest": digest})
-    except httpx.TransportError:  # one that took the connection died
-        return False
-    return answer.status_code == 201 and answer.json()["state"] == "completed"
 
 
 def strike(process: psutil.Process, number: signal.Signals) -> psutil.Process:
@@ -77,7 +60,7 @@ BOTH = pytest.mark.parametrize("number", [KILLED, STOPPED], ids=["killed", "stop
 def test_whoever_is_not_the_jobs_own_costs_no_running_job(worker: Worker, role: str, number: signal.Signals) -> None:
     jobs = [worker.hold(isolation=isolation) for isolation in ("process", "instance")]
     struck = strike(worker.role(role)[0], number)
-    await_healed(worker, role, struck)
+    await_healed(worker, struck)
     for job in jobs:
         worker.order_stop(job["id"], force=True)
         ended = worker.await_end(job["id"])
@@ -87,12 +70,11 @@ def test_whoever_is_not_the_jobs_own_costs_no_running_job(worker: Worker, role: 
 
 def test_a_job_ends_by_itself_as_it_would_have_though_its_zygote_and_all_who_serve_die(worker: Worker) -> None:
     digest = worker.upload(wasm(guests.SLEEPER))
-    job = worker.start_running(digest, entry={"export": "nap", "params": [1500]}, limits=HELD_LIMITS)
+    job = worker.start_running(digest, entry={"export": "nap", "params": [1000]}, limits=HELD_LIMITS)
     zygote, master = worker.one("zygote"), worker.one("master")
     for process in (zygote, master):
         strike(process, KILLED)
-    await_healed(worker, "zygote", zygote)
-    await_healed(worker, "master", master)
+    await_healed(worker, zygote, master)
     ended = worker.await_end(job["id"])
     assert ("completed", "exit", 1, b"before\nafter\n") == (
         ended["state"],
@@ -109,7 +91,7 @@ def test_a_job_that_waits_for_its_runner_gets_one_from_the_next_zygote(worker: W
     strike(zygote, KILLED)
     ended = worker.await_end(task_id)
     assert ("completed", 1, b"hello world\n") == (ended["state"], ended["attempts"], worker.stdout(task_id))
-    await_healed(worker, "zygote", zygote)
+    await_healed(worker, zygote)
 
 
 def test_a_module_that_waits_for_its_compiler_gets_one_from_the_next_zygote(worker: Worker) -> None:
@@ -118,42 +100,7 @@ def test_a_module_that_waits_for_its_compiler_gets_one_from_the_next_zygote(work
     task_id = worker.start_task(digest)
     strike(zygote, KILLED)
     assert "completed" == worker.await_end(task_id)["state"]
-    await_healed(worker, "zygote", zygote)
-
-
-@BOTH
-def test_a_dead_runner_ends_its_own_job_alone(worker: Worker, number: signal.Signals) -> None:
-    other = worker.hold()
-    digest = worker.upload(wasm(guests.SLEEPER))
-    limits = {"wall_ms": 1500}
-    job = worker.start_running(digest, entry={"export": "block"}, limits=limits, retry={"max": 3})
-    (runner,) = processes(worker, job["runner"]["pid"])
-    strike(runner, number)
-    ended = worker.await_end(job["id"])
-    expected = ("crashed", "SIGKILL") if number is KILLED else ("killed_deadline", None)
-    assert ("failed", *expected, 1) == fields(ended, "state", "reason", "signal", "attempts")
-    await_dead([runner], "its job is over")
-    assert "running" == worker.task(other["id"])["state"]
-    worker.order_stop(other["id"], force=True)
-    worker.await_end(other["id"])
-    assert [] == strays(worker)
-
-
-@BOTH
-def test_a_warm_runner_that_dies_while_it_rests_is_replaced(worker: Worker, number: signal.Signals) -> None:
-    digest = worker.upload(wasm(guests.COUNTER))
-    task = {"entry": {"export": "count"}, "isolation": "instance", "limits": {"wall_ms": 1000}}
-    first = worker.run(digest, **task)
-    (runner,) = processes(worker, pid_of(first))
-    strike(runner, number)
-    if number is KILLED:
-        wait_for(lambda: not psutil.pid_exists(runner.pid), "it is reaped, so that the coordinator knows")
-    second = worker.run(digest, **task)
-    assert ("completed", [1, 1]) == (second["state"], second["result"])
-    await_dead([runner], "it is dead, or has not begun in time")
-    third = worker.run(digest, **task)
-    assert ("completed", [1, 1]) == (third["state"], third["result"])
-    assert pid_of(first) != pid_of(third)
+    await_healed(worker, zygote)
 
 
 @BOTH
@@ -165,7 +112,7 @@ def test_a_dead_coordinator_loses_its_jobs_and_takes_their_runners_along(
     assert [True, True] == [alive(process) for process in runners]
     struck = strike(worker.one("coordinator"), number)
     await_dead(runners, "their coordinator is dead")
-    await_healed(worker, "coordinator", struck)
+    await_healed(worker, struck)
     for job in jobs:
         ended = worker.await_end(job["id"])
         assert ("failed", "lost", 1, None) == fields(ended, "state", "reason", "attempts", "runner")
@@ -182,7 +129,7 @@ def test_a_job_that_may_be_tried_again_runs_again_after_its_coordinators_death(
     struck = strike(worker.one("coordinator"), STOPPED)
     if number is KILLED:
         strike(struck, KILLED)
-    await_healed(worker, "coordinator", struck)
+    await_healed(worker, struck)
     ended = worker.await_end(job["id"])
     assert ("completed", "exit", 2) == (ended["state"], ended["reason"], ended["attempts"])
     assert b"before\nafter\n" == worker.stdout(job["id"]), "what the first attempt wrote is gone"
@@ -194,7 +141,7 @@ def test_a_job_that_is_lost_more_often_than_it_may_be_tried_again_ends(worker: W
     job = worker.hold(retry={"max": 1})
     for attempt in (2, 3):
         struck = strike(worker.one("coordinator"), KILLED)
-        await_healed(worker, "coordinator", struck)
+        await_healed(worker, struck)
         if attempt == 2:
             again = worker.await_state(job["id"], "running")
             assert 2 == again["attempts"]
@@ -208,7 +155,7 @@ def test_what_waits_goes_on_after_the_coordinators_death(worker: Worker) -> None
     compilers = wait_for(lambda: [p for p in worker.role("fork") if p.pid not in before], "it is compiled")
     struck = strike(worker.one("coordinator"), KILLED)
     await_dead(compilers, "their coordinator is dead")
-    await_healed(worker, "coordinator", struck)
+    await_healed(worker, struck)
     ended = worker.await_end(task_id)
     assert ("completed", 1) == (ended["state"], ended["attempts"])
 
@@ -224,7 +171,7 @@ def test_nobody_is_told_what_is_not_known_while_the_coordinator_is_stopped(worke
             assert answer.headers["location"].startswith("/tasks/")
     else:
         assert 201 == answer.status_code
-    await_healed(worker, "coordinator", struck)
+    await_healed(worker, struck)
     again = worker.post(module={"digest": hello}, headers={"idempotency-key": "while-stopped"}, wait_s=60)
     assert again.status_code in (200, 201)
     assert "completed" == again.json()["state"]
@@ -289,8 +236,7 @@ def test_whoever_dies_again_and_again_costs_no_job_that_may_be_tried_again(worke
     assert {("completed", "exit")} == {fields(task, "state", "reason") for task in ended}
     assert {b"hello world\n"} == {worker.stdout(task["id"]) for task in ended}
     assert len(ids) == len(set(ids.values()))
-    wait_for(lambda: [2, 1, 1, 1] == [len(worker.role(name)) for name in ROLES], "all are there")
-    assert [] == strays(worker)
+    await_all_there(worker)
 
 
 # -- the launcher --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.functions import deploy
 from tests.e2e.haproxy import READY, Clients, front
 from tests.e2e.harness import Worker, await_dead, free_port
 from tests.guests.build import guest
@@ -24,13 +25,7 @@ class Served:
         options = ("--calls-bind", f"127.0.0.1:{self.calls_port}", "--deregistration-delay-s", "2")
         self.worker = Worker(data_dir, *options, "--max-runners", "6", "--api-workers", "1")
         self.worker.start()
-        digest = self.worker.upload(guest("teller"))
-        service = {"name": "tell", "revision": "r1", "default": True}
-        scale = {"min": 1, "max": 4}
-        self.task_id = self.worker.start_task(
-            digest, kind="service", function=service, handler={"abi": "wagi"}, scale=scale
-        )
-        self.worker.await_state(self.task_id, "running")
+        self.task_id = deploy(self.worker, "tell", "r1", guest("teller"), scale={"min": 1, "max": 4})["id"]
 
     def executed(self) -> list[str]:
         """Every call that a guest here began, in its own words."""
@@ -68,5 +63,8 @@ def test_a_drain_and_a_death_under_load_cost_no_call_that_could_have_been_repeat
     runs = collections.Counter(first.executed() + second.executed())
     assert {} == {call: times for call, times in runs.items() if times > 1}
     assert set() == counted.answered - set(runs)
-    # What failed was in the killed worker's hands, as far as HAProxy could know: at most one call a client.
-    assert len(counted.failed) <= CLIENTS, counted.failed
+    # What failed was in the killed worker's hands, as far as anybody could know: of each client one call whose runner
+    # died before the API worker, which could still say so, and the next one, whose connection HAProxy lost.
+    assert set(counted.failed.values()) <= {0, 502}, counted.failed
+    losses = collections.Counter(call.partition("-")[0] for call in counted.failed)
+    assert max(losses.values(), default=0) <= 2, counted.failed

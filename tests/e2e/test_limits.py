@@ -1,13 +1,14 @@
-"""The three lines of DESIGN 6 with their three names, memory, deaths, ceilings; and the figures of every ending."""
+"""The three lines of DESIGN 6 with their three names, memory, ceilings; and the figures of every ending.
+
+Deaths from outside: see `tests/hostile/test_signals.py`.
+"""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.e2e import guests
@@ -96,51 +97,6 @@ def test_a_guest_that_sleeps_less_than_its_deadline_wakes_up(worker: Worker) -> 
     task = call(worker, guests.SLEEPER, "nap", 50, wall_ms=20_000)
     assert ("completed", b"before\nafter\n") == (task["state"], worker.stdout(task["id"]))
     assert task["run_us"] >= 50_000
-
-
-def test_a_runner_that_is_stopped_from_outside_is_killed_past_its_deadline(worker: Worker) -> None:
-    digest = worker.upload(wasm(guests.SLEEPER))
-    task = worker.start_running(digest, entry={"export": "loop"}, limits={"wall_ms": 1500, "fuel": FUEL})
-    worker.kill_runner(task, signal.SIGSTOP)
-    ended = worker.await_end(task["id"])
-    assert ("failed", "killed_deadline") == (ended["state"], ended["reason"])
-    assert_figures(ended, "fuel_used")
-
-
-# -- deaths from outside -------------------------------------------------------------------------------------------
-
-
-def sent(process: psutil.Process, number: signal.Signals) -> bool:
-    """Send a signal; False once there is nobody to send it to."""
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return False
-    return True
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGTERM])
-@pytest.mark.parametrize("export", ["loop", "block"])
-def test_a_runner_that_dies_by_a_signal_is_told_with_it(worker: Worker, number: signal.Signals, export: str) -> None:
-    digest = worker.upload(wasm(guests.SLEEPER))
-    task = worker.start_running(digest, entry={"export": export}, limits={"wall_ms": 20_000, "fuel": FUEL})
-    worker.await_output(task["id"], b"before\n")
-    runner = psutil.Process(task["runner"]["pid"])
-    # The engine's handler takes a first SIGSEGV for a fault, gives the signal its default back and returns to have it
-    # again; one that was sent doesn't come again by itself.
-    wait_for(lambda: not sent(runner, number), "the runner is dead")
-    ended = worker.await_end(task["id"])
-    assert ("failed", "crashed", number.name) == (ended["state"], ended["reason"], ended["signal"])
-    assert b"before\n" == worker.stdout(task["id"])
-    assert_figures(ended, "fuel_used")
-
-
-def test_an_alarm_before_its_time_is_a_crash(worker: Worker) -> None:
-    digest = worker.upload(wasm(guests.SLEEPER))
-    task = worker.start_running(digest, entry={"export": "block"}, limits={"wall_ms": 20_000})
-    worker.kill_runner(task, signal.SIGALRM)
-    ended = worker.await_end(task["id"])
-    assert ("crashed", "SIGALRM") == (ended["reason"], ended["signal"])
 
 
 # -- memory --------------------------------------------------------------------------------------------------------

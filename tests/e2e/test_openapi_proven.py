@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error, positive_data_acceptance
 
+from tests.e2e.functions import deploy
 from tests.e2e.harness import EXPORTS, HELLO, Worker, wasm
 from worker.api.openapi import document
 from worker.api.openapi_calls import METHODS, PATHS
@@ -79,21 +80,13 @@ def map_path_parameters(context: Any, parameters: Any) -> Any:
     return {name: known(name, value) for name, value in parameters.items()}
 
 
-def deploy_hello(worker: Worker) -> None:
-    module = {"digest": worker.upload(wasm(WAGI_HELLO))}
-    function = {"name": SERVED["function"], "revision": SERVED["revision"], "default": True}
-    answer = worker.post(kind="service", module=module, function=function, handler={"abi": "wagi"})
-    assert 201 == answer.status_code, answer.text
-    worker.await_state(answer.json()["id"], "running")
-
-
 @pytest.fixture(scope="module")
 def worker(place: Path) -> Iterator[Worker]:
     started = Worker(place / "data")
     started.start()
     assert here["digest"] == started.upload(wasm(HELLO))
     here["task_id"] = started.run(here["digest"])["id"]
-    deploy_hello(started)
+    deploy(started, SERVED["function"], SERVED["revision"], wasm(WAGI_HELLO))
     yield started
     assert 0 == started.stop()
 
@@ -103,7 +96,7 @@ def test_the_worker_gives_the_document(worker: Worker) -> None:
 
 
 @schema.parametrize()
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_one_that_the_document_has(case: Any, worker: Worker) -> None:
     excluded = [positive_data_acceptance]
     if CALLS.match(case.operation.path):  # a guest may fail: by a limit that the call itself lowered

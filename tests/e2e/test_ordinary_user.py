@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,48 +10,41 @@ from typing import Any
 import pytest
 
 from tests.e2e import guests
+from tests.e2e.anybody import NOBODY, env_of, python_of_anybody
 from tests.e2e.calling import call as call_service
-from tests.e2e.calling import deploy
-from tests.e2e.harness import HELLO, ROOT, Worker, await_dead, fields, pid_of, running, strays, wait_for, wasm
+from tests.e2e.functions import deploy
+from tests.e2e.harness import HELLO, Worker, await_dead, fields, pid_of, running, strays, wait_for, wasm
 
-NOBODY = 65534
 FUEL = 10**15
 # What takes capabilities that an ordinary user doesn't have, and what nobody may do without.
 ROOTS_OWN = {"uid"}
 ALWAYS = {"no_new_privs", "seccomp", "rlimits", "landlock", "pdeathsig", "nondumpable", "mdwe"}
 
 
-def loads(python: str, packages: str) -> bool:
-    """Whether an ordinary user can run the worker by this interpreter."""
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": packages}
-    command = [python, "-c", "import wasmtime, falcon, gunicorn, msgspec, orjson, psutil, uvloop, worker.cli"]
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=env, user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, check=False
-        )
-    except OSError:
-        return False
-    return done.returncode == 0
-
-
 @pytest.fixture(scope="module")
-def how() -> dict[str, Any]:
-    """Keywords for an ordinary user's worker. Root's interpreter may lie in its home; then the system's has to do."""
+def how(place: Path) -> dict[str, Any]:
+    """Keywords for an ordinary user's worker."""
     if os.geteuid() != 0:
         return {}
-    packages = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
-    system = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
-    for python in (sys.executable, system):
-        if loads(python, packages):
-            env = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "PYTHONPATH": packages}
-            return {"user": NOBODY, "python": [python], "env": env}
-    pytest.skip(f"neither {sys.executable} nor {system} with its packages can be run by uid {NOBODY}")
+    python, packages = python_of_anybody(place)
+    return {"user": NOBODY, "python": [python], "env": env_of(packages)}
 
 
 @pytest.fixture(scope="module")
 def worker(place: Path, how: dict[str, Any]) -> Iterator[Worker]:
-    with running(place / "data", "--max-runners", "2", **how) as worker:
+    volume = place / "corpus"
+    volume.mkdir()
+    volume.chmod(0o755)
+    with running(place / "data", "--max-runners", "2", "--volume", f"corpus={volume}", **how) as worker:
         yield worker
+
+
+def seal_of(worker: Worker) -> dict[str, Any]:
+    """What `/stats` says of the seal, once the probe has ended."""
+    seal: dict[str, Any] = wait_for(
+        lambda: (found := worker.http.get("/stats").json()["seal"])["layers"] and found, "the probe has ended"
+    )
+    return seal
 
 
 def call(worker: Worker, export: str, *params: Any, **task: Any) -> dict[str, Any]:
@@ -62,7 +53,7 @@ def call(worker: Worker, export: str, *params: Any, **task: Any) -> dict[str, An
 
 
 def test_a_service_answers_calls(worker: Worker) -> None:
-    task = deploy(worker, worker.upload(wasm(HELLO)), "f", "r1")
+    task = deploy(worker, "f", "r1", wasm(HELLO))
     assert [b"hello world\n"] * 3 == [call_service(worker, task["id"]).body for _ in range(3)]
     worker.order_stop(task["id"])
     assert ("completed", "stopped") == fields(worker.await_end(task["id"]), "state", "reason")
@@ -101,6 +92,8 @@ def test_the_seal_is_reduced_and_says_so(worker: Worker) -> None:
     worker.order_stop(job["id"], force=True)
     worker.await_end(job["id"])
     assert (set(), set()) == (ROOTS_OWN & layers, ALWAYS - layers)
+    seal = seal_of(worker)
+    assert ("reduced", False) == (seal["level"], seal["layers"]["uid"])
 
 
 @pytest.mark.parametrize("isolation", ["process", "instance"])
@@ -136,9 +129,16 @@ def test_a_module_that_does_not_compile_and_one_that_does(worker: Worker) -> Non
 
 
 def test_mounts_without_the_means_are_refused_and_not_run_open(worker: Worker) -> None:
-    mounts = [{"volume": "corpus", "guest": "/data"}]
-    answer = worker.post(module={"digest": worker.upload(wasm(HELLO))}, mounts=mounts)
-    assert (422, "mount_refused") == worker.refused(answer)
+    """Whether an ordinary user has the means is the kernel's matter: `/stats` says so before any task is given."""
+    ended = worker.run(worker.upload(wasm(HELLO)), mounts=[{"volume": "corpus", "guest": "/data"}])
+    if seal_of(worker)["layers"]["mounts"]:
+        assert ("completed", "exit", b"hello world\n") == (
+            *fields(ended, "state", "reason"),
+            worker.stdout(ended["id"]),
+        )
+    else:
+        assert ("failed", "init_failed") == fields(ended, "state", "reason")
+        assert ("there are no mounts" in ended["detail"], b"") == (True, worker.stdout(ended["id"])), ended["detail"]
 
 
 @pytest.mark.parametrize("role", ["zygote", "coordinator", "master"])

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.e2e import guests
-from tests.e2e.calling import call, connection, deploy, read_answer, send_call
+from tests.e2e.calling import call, connection, read_answer, send_call
+from tests.e2e.functions import deploy
 from tests.e2e.harness import EXPORTS, HELLO, Worker, fields, running, wait_for, wasm
 
 OPTIONS = ("--max-runners", "6", "--service-drain-s", "30", "--api-workers", "1", "--recycle-calls", "5")
@@ -69,7 +70,7 @@ def sockets(worker: Worker) -> set[str]:
 
 
 def test_a_deployed_command_is_running_and_answers(worker: Worker, hello: str) -> None:
-    task = deploy(worker, hello, "hello", "r1")
+    task = deploy(worker, "hello", "r1", hello)
     assert ("service", None, None) == fields(task, "kind", "runner", "reason")
     for _ in range(3):
         answer = call(worker, task["id"])
@@ -81,7 +82,7 @@ def test_a_deployed_command_is_running_and_answers(worker: Worker, hello: str) -
 
 def test_an_export_answers_with_its_raw_results(worker: Worker) -> None:
     digest = worker.upload(wasm(EXPORTS))
-    task = deploy(worker, digest, "add", "r1", handler={"abi": "export", "export": "add"})
+    task = deploy(worker, "add", "r1", digest, handler={"abi": "export", "export": "add"})
     answer = call(worker, task["id"], struct.pack("<QQ", 19, 23))
     assert ("exit", struct.pack("<Q", 42)) == (answer.reason, answer.body)
     stop(worker, task)
@@ -98,7 +99,29 @@ def test_a_service_whose_module_cannot_be_had_fails_and_may_be_deployed_again(wo
     ended = worker.await_end(posted.json()["id"])
     assert ("failed", "fetch_failed") == fields(ended, "state", "reason")
     assert (None, None, 0) == (revision(worker, "bad", "r1"), *default(worker, "bad"))
-    stop(worker, deploy(worker, hello, "bad", "r1"))
+    stop(worker, deploy(worker, "bad", "r1", hello))
+
+
+STARTS = {
+    "(func $s unreachable)": ({}, "trap", "unreachable_code_reached"),
+    "(func $s (loop $l (br $l)))": ({"fuel": 10_000}, "fuel", None),
+    "(func $s (loop $l (br $l)) (nop))": ({"fuel": 2**62, "wall_ms": 50}, "deadline", None),
+    "(func $s (call $sleep (i64.const 3600000)))": ({"wall_ms": 50}, "killed_deadline", None),
+    "(memory $m 100) (func $s)": ({"memory_bytes": 2**20}, "init_failed", None),
+}
+
+
+@pytest.mark.parametrize(("start", "limits", "reason", "trap"), [(text, *rest) for text, rest in STARTS.items()])
+def test_a_service_that_no_instance_can_be_made_of_fails_by_the_reason_of_that(
+    worker: Worker, start: str, limits: dict[str, int], reason: str, trap: str | None
+) -> None:
+    module = worker.upload(wasm(f'(module {guests.SLEEPING} {start} (start $s) (func (export "_start")))'))
+    function = {"name": "stillborn", "revision": "r1", "default": True}
+    task_id = worker.start_task(module, kind="service", function=function, handler={"abi": "wagi"}, limits=limits)
+    ended = worker.await_end(task_id)
+    assert ("failed", "scheduled", reason, trap) == fields(ended, "state", "previous_state", "reason", "trap_code")
+    assert ended["detail"]
+    assert (None, None, 0) == (revision(worker, "stillborn", "r1"), *default(worker, "stillborn"))
 
 
 def test_a_service_that_names_its_module_by_url_knows_the_export_once_it_is_here(place: Path, worker: Worker) -> None:
@@ -117,7 +140,7 @@ def test_a_service_that_names_its_module_by_url_knows_the_export_once_it_is_here
 
 
 def test_a_revision_is_deployed_once_at_a_time(worker: Worker, hello: str) -> None:
-    task = deploy(worker, hello, "once", "r1")
+    task = deploy(worker, "once", "r1", hello)
     again = worker.post(
         kind="service",
         function={"name": "once", "revision": "r1"},
@@ -126,16 +149,15 @@ def test_a_revision_is_deployed_once_at_a_time(worker: Worker, hello: str) -> No
     )
     assert (409, "revision_exists") == worker.refused(again)
     stop(worker, task)
-    stop(worker, deploy(worker, hello, "once", "r1"))
+    stop(worker, deploy(worker, "once", "r1", hello))
 
 
 # -- the default -----------------------------------------------------------------------------------------------------
 
 
 def test_the_default_is_switched_by_generations(worker: Worker, hello: str) -> None:
-    first = deploy(worker, hello, "switched", "r1", default=True)
-    wait_for(lambda: default(worker, "switched") == ("r1", 1), "it became the default")
-    second = deploy(worker, hello, "switched", "r2")
+    first = deploy(worker, "switched", "r1", hello)
+    second = deploy(worker, "switched", "r2", hello, default=False)
     assert ("r1", 1) == default(worker, "switched")
     assert (200, {"function": "switched", "default": "r2", "previous": "r1", "generation": 2}) == switch(
         worker, "switched", "r2", **{"if-match": '"1"'}
@@ -156,7 +178,7 @@ def test_the_default_is_switched_by_generations(worker: Worker, hello: str) -> N
 def test_a_stop_serves_what_waits_and_refuses_what_comes(worker: Worker) -> None:
     digest = worker.upload(wasm(guests.SLEEPER))
     handler = {"abi": "export", "export": "nap"}
-    task = deploy(worker, digest, "slow", "r1", handler=handler, scale={"max": 1})
+    task = deploy(worker, "slow", "r1", digest, handler=handler, scale={"max": 1})
     with ExitStack() as stack:
         callers = [stack.enter_context(connection(worker, task["id"])) for _ in range(3)]
         for caller in callers:
@@ -171,7 +193,7 @@ def test_a_stop_serves_what_waits_and_refuses_what_comes(worker: Worker) -> None
 
 def test_a_forced_stop_waits_for_nobody(worker: Worker) -> None:
     digest = worker.upload(wasm(guests.SLEEPER))
-    task = deploy(worker, digest, "stuck", "r1", handler={"abi": "export", "export": "nap"}, scale={"max": 1})
+    task = deploy(worker, "stuck", "r1", digest, handler={"abi": "export", "export": "nap"}, scale={"max": 1})
     with connection(worker, task["id"]) as runs, connection(worker, task["id"]) as waits:
         for caller in (runs, waits):
             send_call(caller, struct.pack("<Q", 60_000))
@@ -192,7 +214,7 @@ def end_of(caller: socket.socket) -> object:
 
 
 def test_idle_runners_go_and_a_call_brings_one_back(worker: Worker, hello: str) -> None:
-    task = deploy(worker, hello, "idle", "r1", scale={"idle_ms": 1})
+    task = deploy(worker, "idle", "r1", hello, scale={"idle_ms": 1})
     for cold_starts in (1, 2):
         wait_for(lambda: runners(revision(worker, "idle", "r1")) == (0, 0, 0), "nobody serves any more")
         assert b"hello world\n" == call(worker, task["id"]).body
@@ -205,7 +227,7 @@ def test_idle_runners_go_and_a_call_brings_one_back(worker: Worker, hello: str) 
 def test_calls_that_wait_make_runners_grow_up_to_the_most(worker: Worker) -> None:
     digest = worker.upload(wasm(guests.SLEEPER))
     handler = {"abi": "export", "export": "nap"}
-    task = deploy(worker, digest, "grows", "r1", handler=handler, scale={"max": 3})
+    task = deploy(worker, "grows", "r1", digest, handler=handler, scale={"max": 3})
     with ExitStack() as stack:
         callers = [stack.enter_context(connection(worker, task["id"])) for _ in range(5)]
         for caller in callers:
@@ -218,7 +240,7 @@ def test_calls_that_wait_make_runners_grow_up_to_the_most(worker: Worker) -> Non
 
 
 def test_runners_that_are_worn_out_are_replaced_and_no_call_is_lost(worker: Worker, hello: str) -> None:
-    task = deploy(worker, hello, "worn", "r1", scale={"max": 1})
+    task = deploy(worker, "worn", "r1", hello, scale={"max": 1})
     seen = set()
     for _ in range(16):
         assert b"hello world\n" == call(worker, task["id"]).body
@@ -234,7 +256,7 @@ def test_runners_that_are_worn_out_are_replaced_and_no_call_is_lost(worker: Work
 def test_a_runner_that_is_killed_is_replaced(worker: Worker) -> None:
     digest = worker.upload(wasm(guests.SLEEPER))
     handler = {"abi": "export", "export": "nap"}
-    task = deploy(worker, digest, "killed", "r1", handler=handler, scale={"min": 1, "max": 1})
+    task = deploy(worker, "killed", "r1", digest, handler=handler, scale={"min": 1, "max": 1})
     with connection(worker, task["id"]) as caller:
         send_call(caller, struct.pack("<Q", 60_000))
         wait_for(lambda: caller.recv(1, socket.MSG_PEEK), "it runs")
@@ -250,7 +272,7 @@ def test_a_runner_that_is_killed_is_replaced(worker: Worker) -> None:
 def test_what_serves_outlives_the_zygote_and_the_next_one_makes_more(worker: Worker) -> None:
     digest = worker.upload(wasm(guests.SLEEPER))
     handler = {"abi": "export", "export": "nap"}
-    task = deploy(worker, digest, "outlives", "r1", handler=handler, scale={"max": 2})
+    task = deploy(worker, "outlives", "r1", digest, handler=handler, scale={"max": 2})
     (first,) = wait_for(lambda: servers(worker, task["id"]), "one serves")
     worker.one("zygote").kill()
     with connection(worker, task["id"]) as runs, connection(worker, task["id"]) as waits:
@@ -267,8 +289,7 @@ def servers(worker: Worker, task_id: str) -> list[int]:
 
 
 def test_services_are_back_when_the_coordinator_was_killed(worker: Worker, hello: str) -> None:
-    tasks = [deploy(worker, hello, "back", name, default=name == "r1") for name in ("r1", "r2")]
-    wait_for(lambda: default(worker, "back") == ("r1", 1), "it became the default")
+    tasks = [deploy(worker, "back", name, hello, default=name == "r1") for name in ("r1", "r2")]
     before = worker.one("coordinator")
     before.kill()
     for task in tasks:
@@ -285,7 +306,7 @@ def test_services_are_back_when_the_coordinator_was_killed(worker: Worker, hello
 
 
 def test_what_runs_is_told(worker: Worker, hello: str) -> None:
-    task = deploy(worker, hello, "told", "r1", scale={"min": 2, "max": 2})
+    task = deploy(worker, "told", "r1", hello, scale={"min": 2, "max": 2})
     found = wait_for(
         lambda: runners(revision(worker, "told", "r1")) == (2, 0, 0) and revision(worker, "told", "r1"),
         "both runners are there",
@@ -313,8 +334,7 @@ def runners(found: dict[str, Any] | None) -> tuple[int, int, int] | None:
 
 def test_a_drain_serves_to_the_end_and_the_next_start_serves_on(place: Path) -> None:
     with running(place / "drained", *OPTIONS, "--drain-s", "300") as worker:
-        task = deploy(worker, worker.upload(wasm(HELLO)), "kept", "r1", default=True)
-        wait_for(lambda: default(worker, "kept") == ("r1", 1), "it became the default")
+        task = deploy(worker, "kept", "r1", wasm(HELLO))
         assert 0 == worker.stop()
         assert set() == sockets(worker)
         worker.start()

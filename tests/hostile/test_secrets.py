@@ -6,7 +6,6 @@ fetcher.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
@@ -21,7 +20,8 @@ import psutil
 import pytest
 
 from tests.e2e import guests
-from tests.e2e.harness import UID_FIRST, Worker, running, scratch, stdin_bytes, wait_for, wasm
+from tests.e2e.functions import deploy, speaker
+from tests.e2e.harness import Worker, running, scratch, stdin_bytes, wasm
 
 pytestmark = pytest.mark.root
 
@@ -37,8 +37,9 @@ def canary() -> str:
 ENVIRONMENT, TOKEN = canary(), canary()
 OPERATORS = {"AWS_SECRET_ACCESS_KEY": ENVIRONMENT, "GALAGO_UNKNOWN": f"x{ENVIRONMENT}"}
 HASH = hashlib.sha256(TOKEN.encode()).digest()
-# What each of the two held jobs was given; nobody else may have it.
+# What each of the two held jobs was given, and a service; nobody else may have it.
 JOBS = {name: {"env": canary(), "stdin": canary()} for name in ("first", "second")}
+SERVICE = canary()
 
 
 class Held:
@@ -53,11 +54,16 @@ class Held:
             "token's hash, as the file has it": HASH.hex().encode(),
             "MAC key": (worker.data_dir / "mac.key").read_bytes(),
         }
+        self.secrets["service's env"] = SERVICE.encode()
         for name, given in JOBS.items():
             self.secrets |= {f"{name} job's {what}": value.encode() for what, value in given.items()}
+        self._found: dict[str, set[str]] = {}
 
     def held_by(self, role: str) -> set[str]:
-        return found_in(self.processes[role].pid, self.secrets)
+        """Read once: it takes its time, and each is held where it is."""
+        if role not in self._found:
+            self._found[role] = found_in(self.processes[role].pid, self.secrets)
+        return self._found[role]
 
 
 def found_in(pid: int, wanted: dict[str, bytes]) -> set[str]:
@@ -89,21 +95,9 @@ def begun(worker: Worker, name: str) -> dict[str, Any]:
     return worker.hold(env={"GIVEN": given["env"]}, stdin=stdin_bytes(given["stdin"].encode()))
 
 
-def fetcher_of(worker: Worker) -> psutil.Process | None:
-    """The fetcher, once its seal is whole: it has its own uid then."""
-    for process in worker.one("coordinator").children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if (
-                "worker.coordinator.fetcher" in process.cmdline()
-                and UID_FIRST + worker.max_runners + 1 in process.uids()
-            ):
-                return process
-    return None
-
-
 @pytest.fixture(scope="module")
 def held() -> Iterator[Held]:
-    options = ("--max-runners", "2", "--fetch-allow", "127.0.0.1", "--compile-wall-s", "60")
+    options = ("--max-runners", "3", "--fetch-allow", "127.0.0.1", "--compile-wall-s", "60")
     with scratch() as place, socket.create_server(("127.0.0.1", 0)) as silent:
         tokens = place / "tokens"
         tokens.write_text(f"sha256:{HASH.hex()} read,run\n")
@@ -112,17 +106,22 @@ def held() -> Iterator[Held]:
         with running(place / "data", "--token-file", str(tokens), *options, env=env) as worker:
             worker.http.headers["authorization"] = f"Bearer {TOKEN}"
             tasks = {name: begun(worker, name) for name in JOBS}
+            given = {"GIVEN": SERVICE}
+            service = deploy(worker, "served", "a", speaker("served"), env=given, scale={"min": 1, "max": 1})
+            assert 200 == worker.http.get("/functions/served").status_code
             slow = worker.start_task(worker.upload(wasm(guests.slow_to_compile(20))))
             url = f"http://127.0.0.1:{silent.getsockname()[1]}/m.wasm"
             fetched = worker.post(module={"url": url}).json()["id"]
             found = {name: psutil.Process(task["runner"]["pid"]) for name, task in tasks.items()}
             found |= {role: worker.one(role) for role in ("launcher", "coordinator", "zygote", "compiler")}
-            found["fetcher"] = wait_for(lambda: fetcher_of(worker), "a fetcher waits within its seal")
+            jobs_pids = {task["runner"]["pid"] for task in tasks.values()}
+            (found["serving"],) = [process for process in worker.role("runner") if process.pid not in jobs_pids]
+            found["fetcher"] = worker.sealed_fetcher()
             found |= {f"api {number}": process for number, process in enumerate(worker.role("api"))}
             found["compiler"].send_signal(signal.SIGSTOP)  # it stays as long as it is looked into
             yield Held(worker, found)
             found["compiler"].send_signal(signal.SIGCONT)
-            for task_id in (slow, fetched, *[task["id"] for task in tasks.values()]):
+            for task_id in (slow, fetched, service["id"], *[task["id"] for task in tasks.values()]):
                 worker.order_stop(task_id, force=True)
 
 
@@ -135,6 +134,10 @@ def test_zygote_compiler_and_fetcher_hold_none(held: Held) -> None:
 @pytest.mark.parametrize("name", JOBS)
 def test_a_runner_holds_what_its_own_task_was_given_and_no_more(held: Held, name: str) -> None:
     assert {f"{name} job's env", f"{name} job's stdin"} == held.held_by(name)
+
+
+def test_a_runner_that_serves_holds_what_its_service_was_given_and_no_more(held: Held) -> None:
+    assert {"service's env"} == held.held_by("serving")
 
 
 def test_who_has_to_hold_them_does(held: Held) -> None:
@@ -154,9 +157,14 @@ def test_the_mac_key_is_the_coordinators_alone_and_the_environment_the_launchers
 def test_the_environments_below_proc_hold_none(held: Held) -> None:
     """A variable that was popped stays on the stack, and in this file."""
     told = {role: Path(f"/proc/{process.pid}/environ").read_bytes() for role, process in held.processes.items()}
-    values = [ENVIRONMENT.encode(), TOKEN.encode(), *[given["env"].encode() for given in JOBS.values()]]
+    values = [
+        ENVIRONMENT.encode(),
+        TOKEN.encode(),
+        SERVICE.encode(),
+        *[given["env"].encode() for given in JOBS.values()],
+    ]
     assert ["launcher"] == [role for role, text in told.items() if any(value in text for value in values)]
-    assert b"" == told["zygote"] == told["compiler"] == told["first"]
+    assert b"" == told["zygote"] == told["compiler"] == told["first"] == told["serving"]
 
 
 def test_the_command_lines_hold_none(held: Held) -> None:

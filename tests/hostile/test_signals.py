@@ -12,10 +12,11 @@ import pytest
 
 from tests.e2e import guests
 from tests.e2e.harness import Worker, await_dead, fields, pid_of, wait_for, wasm
+from tests.e2e.test_limits import assert_figures
 from tests.hostile.playing import Playing, playing
 
-INIT_MS = 600
-WALL_MS = 700
+INIT_MS = 1500
+WALL_MS = 1500
 NUMBERS = {"wall_ms": 30_000, "fuel": 10**15}
 # In Wasm, and blocked in a host call.
 HELD = ["loop", "block"]
@@ -53,21 +54,27 @@ def worker(place_of_signals: Playing) -> Iterator[Worker]:
 @pytest.mark.parametrize("number", DEADLY, ids=[number.name for number in DEADLY])
 def test_a_deadly_signal_is_told_by_its_name(export: str, number: signal.Signals, worker: Worker) -> None:
     """wasmtime swallows the first of three of them, wherever its guest is: the runner sees that and dies of it."""
-    job = worker.hold(export, limits=NUMBERS)
+    job = worker.hold(export, limits=NUMBERS, retry={"max": 3})  # a crash is no loss: it isn't tried again
     worker.kill_runner(job, number)
     ended = worker.await_end(job["id"])
-    expected = ("failed", "crashed", number.name, f"the runner died by {number.name}", None)
-    assert expected == fields(ended, "state", "reason", "signal", "detail", "exit_code"), ended
+    expected = ("failed", "crashed", number.name, f"the runner died by {number.name}", None, 1)
+    assert expected == fields(ended, "state", "reason", "signal", "detail", "exit_code", "attempts"), ended
     assert b"before\n" == worker.stdout(job["id"]), "what it had written is kept"
+    assert_figures(ended, "fuel_used")
 
 
 @pytest.mark.parametrize("export", HELD)
 def test_a_stopped_runner_is_killed_at_its_deadline(export: str, worker: Worker) -> None:
-    job = worker.hold(export, limits={"wall_ms": WALL_MS, "fuel": 10**15})
+    other = worker.hold(limits=NUMBERS)
+    job = worker.hold(export, limits={"wall_ms": WALL_MS, "fuel": 10**15}, retry={"max": 3})
     worker.kill_runner(job, signal.SIGSTOP)
     ended = worker.await_end(job["id"])
-    assert ("failed", "killed_deadline", None) == fields(ended, "state", "reason", "signal"), ended
+    assert ("failed", "killed_deadline", None, 1) == fields(ended, "state", "reason", "signal", "attempts"), ended
     assert f"still ran after {WALL_MS} ms" in ended["detail"]
+    assert_figures(ended, "fuel_used")
+    assert "running" == worker.task(other["id"])["state"]
+    worker.order_stop(other["id"], force=True)
+    worker.await_end(other["id"])
 
 
 @pytest.mark.parametrize("export", HELD)
@@ -136,7 +143,9 @@ def test_a_warm_runner_that_is_stopped_while_it_rests_costs_no_next_job(worker: 
     assert ["accepted", "slot_assigned", "runner_replaced", "runner_started", "ended"] == story
     assert "the runner did not start in time (init_ms) and was killed" in [e["detail"] for e in second["events"]]
     assert pid_of(first) != pid_of(second)
-    end_rest(worker, second)
+    third = counted(worker)
+    assert pid_of(second) == pid_of(third)
+    end_rest(worker, third)
 
 
 def test_a_warm_runner_that_is_struck_in_its_second_job_ends_that_one_alone(worker: Worker) -> None:

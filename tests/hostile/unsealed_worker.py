@@ -3,7 +3,7 @@
     python unsealed_worker.py LAYER -m worker serve ...     the launcher, as `harness.Worker` calls it
     python -m tests.hostile.unsealed_worker LAYER           the coordinator, as that launcher starts it
 
-The product has no switch for this: it is these programs that put another zygote and another probe into it.
+It puts another zygote and another probe into it.
 """
 
 from __future__ import annotations
@@ -22,20 +22,6 @@ BOOT = """import sys; sys.path.append({{root!r}})
 from runner import inherit
 {lacks}
 from runner.zygote import main; main(sys.argv[1:])"""
-
-
-def _launch(layer: str, argv: list[str]) -> int:
-    from worker import cli, launcher
-
-    original = launcher.python
-
-    def python(module: str, *arguments: str) -> tuple[str, ...]:
-        if module == "worker.coordinator":
-            return original("tests.hostile.unsealed_worker", layer, module)
-        return original(module, *arguments)
-
-    launcher.python = python
-    return cli.main(argv)
 
 
 def _coordinate(layer: str) -> int:
@@ -58,4 +44,6 @@ if __name__ == "__main__":
         sys.exit(_coordinate(sys.argv[1]))
     sys.path[0] = str(ROOT)
     assert sys.argv[2:4] == ["-m", "worker"], sys.argv
-    sys.exit(_launch(sys.argv[1], sys.argv[4:]))
+    from tests.hostile.other_worker import launch
+
+    sys.exit(launch(("tests.hostile.unsealed_worker", sys.argv[1]), sys.argv[4:]))

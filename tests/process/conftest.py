@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.process.launched import NOBODY, Launched
+from tests.e2e.anybody import NOBODY, python_of_anybody
+from tests.e2e.harness import scratch as place_for_all
+from tests.process.launched import Launched
 
 
 @pytest.fixture
@@ -39,17 +39,9 @@ def launch(scratch: Path) -> Iterator[Callable[..., Launched]]:
 
 
 @pytest.fixture(scope="session")
-def ordinary_python() -> str:
-    """A Python that an ordinary user can run, of the version of this one: root's own may lie in its home."""
-    system = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
-    for python in (sys.executable, system):
-        try:
-            tried = subprocess.run([python, "-c", ""], user=NOBODY, group=NOBODY, extra_groups=[], check=False)
-        except OSError:
-            continue
-        if tried.returncode == 0:
-            return python
-    pytest.skip(f"neither {sys.executable} nor {system} can be run by uid {NOBODY}")
+def ordinary_python() -> Iterator[tuple[str, str]]:
+    with place_for_all() as place:
+        yield python_of_anybody(place)
 
 
 @pytest.fixture
@@ -57,6 +49,5 @@ def ordinary(request: pytest.FixtureRequest) -> dict[str, object]:
     """Keywords for `launch`, to run it as an ordinary user."""
     if os.geteuid() != 0:
         return {}
-    ordinary_python: str = request.getfixturevalue("ordinary_python")
-    packages = next(path for path in sys.path if path.endswith("site-packages"))
-    return {"user": NOBODY, "python": ordinary_python, "PYTHONPATH": packages}
+    python, packages = request.getfixturevalue("ordinary_python")
+    return {"user": NOBODY, "python": python, "PYTHONPATH": packages}

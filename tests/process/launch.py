@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from worker import logs
+from worker import datadir, logs
 from worker.config import Config
 from worker.errors import WorkerError
 from worker.launcher import Launcher, Programs
@@ -22,6 +22,8 @@ def main() -> int:
         api=python("tests.process.stub_api"),
         env={**python_env(), **passed},
     )
+    patience_s = float(os.environ.get("FAKE_LOCK_PATIENCE_S", datadir.LOCK_PATIENCE_S))
+    datadir.lock.__defaults__ = (patience_s,)
     try:
         config = load()
         logs.configure(config)

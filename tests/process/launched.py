@@ -190,6 +190,21 @@ class Launched:
         self.await_nothing()
 
 
+CGROUP_LIMITS = ("memory.max", "memory.swap.max", "pids.max")
+
+
+def cgroup_tree(path: Path) -> Path:
+    """What the kernel would show of a delegated cgroup, as ordinary files: they keep what was last written."""
+    for directory in (path, path / "worker", path / "runners"):
+        directory.mkdir(exist_ok=True)
+        (directory / "cgroup.procs").touch()
+    (path / "cgroup.controllers").write_text("cpuset cpu io memory hugetlb pids\n")
+    (path / "cgroup.subtree_control").touch()
+    for name in CGROUP_LIMITS:
+        (path / "runners" / name).touch()
+    return path
+
+
 def parent_of(pid: int) -> int:
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

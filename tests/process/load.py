@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 
@@ -33,10 +34,15 @@ class Load:
         self._request = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()
         self._connections = connections
         self._pause_s = pause_s
-        self._stopping = False
+        self._stopped = asyncio.Event()
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stopped.is_set()
 
     def stop(self) -> None:
-        self._stopping = True
+        """Every answer that is outstanding is waited for, no pause is."""
+        self._stopped.set()
 
     async def run(self) -> Tally:
         await asyncio.gather(*(self._client() for _ in range(self._connections)))
@@ -71,7 +77,8 @@ class Load:
                 self.tally.announced_closes += 1
                 return
             if self._pause_s:
-                await asyncio.sleep(self._pause_s)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopped.wait(), self._pause_s)
 
     async def _answer(self, reader: asyncio.StreamReader) -> bool:
         """Read one answer whole; whether the connection goes on."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.api import server
+from worker.api.calls import CALLS_ONLY
 from worker.config import Config
 from worker.shared.page import PageReader
 
@@ -40,11 +41,13 @@ class StubCalls:
                 return 413, [(b"content-length", b"9"), (b"connection", b"close")], b"too large"
             case "echo":
                 body = await _read(receive)
+            case "close":
+                return 400, [(b"content-length", b"0"), (b"connection", b"close")], b""
             case "gone":
                 return None
         said = [(b"x-method", scope["method"].encode()), (b"x-query", scope["query_string"])]
         said += [(b"x-version", scope["http_version"].encode()), (b"x-client", scope["client"][0].encode())]
-        said += [(b"x-calls-only", str(scope["galago.calls_only"]).encode())]
+        said += [(b"x-calls-only", str(scope[CALLS_ONLY]).encode())]
         if status not in (204, 304):
             said.append((b"content-length", b"%d" % len(body)))
         return status, said, b"" if scope["method"] == "HEAD" else body
@@ -92,7 +95,7 @@ class Stub:
             case "tokens":
                 return 200, Path(self._config.token_file or "").read_bytes()
             case "who":
-                return 200, f"{os.getuid()} {scope['galago.calls_only']}".encode()
+                return 200, f"{os.getuid()} {scope[CALLS_ONLY]}".encode()
             case "large":
                 return 200, b"x" * int(rest[0])
             case "early":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.launched import NOBODY, Launched, wait_for
+from tests.process.launched import CGROUP_LIMITS, NOBODY, Launched, cgroup_tree, wait_for
 from worker import capabilities
 from worker.errors import ExitCode
 
@@ -30,15 +30,20 @@ def test_a_coordinator_that_never_beats_is_killed_and_tried_again(launch: Callab
     assert launched.stop(within_s=10) == 0
 
 
-@pytest.mark.parametrize("how", ["create", "startup"])
-def test_an_application_that_does_not_start_ends_in_the_circuit_breaker(
-    launch: Callable[..., Launched], how: str
-) -> None:
-    launched = launch("--api-workers", "1", STUB_FAIL=how)
+def test_an_application_that_does_not_start_ends_in_the_circuit_breaker(launch: Callable[..., Launched]) -> None:
+    launched = launch("--api-workers", "1", STUB_FAIL="create")
     assert launched.process.wait(30) == ExitCode.NEVER_READY
     assert "gunicorn was started 5 times and never got ready; the last time: exit code 3" in launched.text()
     assert "this application is made to fail" in launched.text()
     launched.await_nothing()
+
+
+def test_one_that_fails_at_its_startup_fails_the_same(launch: Callable[..., Launched]) -> None:
+    """The first of what the circuit breaker counts."""
+    launched = launch("--api-workers", "1", STUB_FAIL="startup")
+    wait_for(lambda: "gunicorn ended: exit code 3" in launched.text(), "gunicorn gives up")
+    assert "this application is made to fail at startup" in launched.text()
+    wait_for(lambda: launched.text().count("gunicorn started") == 2, "it is started again")
 
 
 def test_workers_that_stop_booting_do_not_loop(launch: Callable[..., Launched]) -> None:
@@ -76,13 +81,16 @@ def test_an_address_in_use_is_told(launch: Callable[..., Launched]) -> None:
     assert launched.text().splitlines()[-1] == expected
 
 
-def test_two_workers_never_share_a_data_directory(launch: Callable[..., Launched]) -> None:
+def test_two_workers_never_share_a_data_directory(launch: Callable[..., Launched], scratch: Path) -> None:
     first = launch()
     first.await_whole()
-    second = launch()
+    cgroups = cgroup_tree(scratch / "cgroup")
+    second = launch("--cgroup", str(cgroups), FAKE_LOCK_PATIENCE_S="0.2")
     assert second.process.wait(20) == ExitCode.LOCKED
     assert f"another worker (pid {first.process.pid}) uses the data directory" in second.text()
     assert first.serves()
+    limits = [(cgroups / "runners" / name).read_text() for name in CGROUP_LIMITS]
+    assert ["", "", ""] == limits, "what may be the first one's is left alone"
 
 
 def test_the_next_worker_starts_right_after_the_first_was_killed(launch: Callable[..., Launched]) -> None:

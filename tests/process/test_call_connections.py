@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import struct
 from collections.abc import Callable
 
 import pytest
@@ -73,6 +75,31 @@ def test_one_connection_carries_calls_and_everything_else(serve: Callable[..., L
         answers = read_to_end(connection)
         assert [b"200", b"201", b"202", b"200", b"404"] == [part.split()[0] for part in answers.split(b"HTTP/1.1 ")[1:]]
         assert 1 == answers.count(b"Connection: close")
+
+
+@pytest.mark.parametrize("way", ["", "begun/"])
+def test_an_answer_that_says_close_is_the_last(serve: Callable[..., Launched], way: str) -> None:
+    with connected(serve()) as connection:
+        connection.sendall(ask("GET", f"{way}close"))
+        answer = read_to_end(connection)
+        assert (True, 1) == (answer.startswith(b"HTTP/1.1 400"), answer.lower().count(b"connection: close"))
+
+
+def test_a_client_that_was_gone_before_it_was_accepted_is_no_error(serve: Callable[..., Launched]) -> None:
+    launched = serve()
+    [worker] = launched.pids("worker")
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        for way in ("", "begun/"):
+            with connected(launched) as gone:
+                gone.sendall(ask("GET", f"{way}status/200"))
+                gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close by RST
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    with connected(launched) as connection:
+        connection.sendall(ask("GET", "status/200"))
+        assert 200 == read_answer(connection)[0]
+    assert "Traceback" not in launched.text(), launched.text()
 
 
 def test_an_old_client_is_closed_on(serve: Callable[..., Launched]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from runner.seal import FILES_NPROC
 from tests.e2e.harness import HELLO, running, scratch, wait_for, wasm
+from tests.process.launched import CGROUP_LIMITS, cgroup_tree
 from worker import cgroup
 from worker.config import Config
 from worker.errors import ConfigError
@@ -27,15 +28,7 @@ CONFIG = {
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """What the kernel would show, as ordinary files: they keep what was last written."""
-    for directory in (tmp_path, tmp_path / "worker", tmp_path / "runners"):
-        directory.mkdir(exist_ok=True)
-        (directory / "cgroup.procs").touch()
-    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory hugetlb pids\n")
-    (tmp_path / "cgroup.subtree_control").touch()
-    for name in ("memory.max", "memory.swap.max", "pids.max"):
-        (tmp_path / "runners" / name).touch()
-    return tmp_path
+    return cgroup_tree(tmp_path)
 
 
 def prepared(tree: Path, identity: Identity | None = None) -> tuple[str, ...]:
@@ -44,10 +37,25 @@ def prepared(tree: Path, identity: Identity | None = None) -> tuple[str, ...]:
 
 def test_the_runners_cgroup_is_limited_to_what_all_may_have_together(tree: Path) -> None:
     assert () == prepared(tree)
-    expected_bytes = 6 * GIB + 3 * (8 << 20) + (64 << 20)
+    expected_bytes = 6 * GIB + (64 << 20)
     assert (str(expected_bytes), "0", str(1 + 2 + 3 * FILES_NPROC)) == tuple(
-        (tree / "runners" / name).read_text() for name in ("memory.max", "memory.swap.max", "pids.max")
+        (tree / "runners" / name).read_text() for name in CGROUP_LIMITS
     )
+
+
+def test_another_configuration_limits_what_is_there_anew(tree: Path) -> None:
+    prepared(tree)
+    more = CONFIG | {"max_runners": 9, "max_runners_memory_bytes": 5 * GIB}
+    cgroup.limit_again(Config(cgroup=str(tree), **more))  # type: ignore[arg-type]
+    expected = {"memory.max": str(7 * GIB + (64 << 20)), "pids.max": str(1 + 2 + 9 * FILES_NPROC)}
+    assert expected == {name: (tree / "runners" / name).read_text() for name in expected}
+    (tree / "cgroup.controllers").unlink()
+    with pytest.raises(ConfigError, match=r"--cgroup: .*Delegate=yes"):
+        cgroup.limit_again(Config(cgroup=str(tree), **CONFIG))  # type: ignore[arg-type]
+
+
+def test_a_trial_joins_below_where_a_worker_is(tree: Path) -> None:
+    assert (str(tree / "runners"), "/nowhere") == (cgroup.to_try(str(tree)), cgroup.to_try("/nowhere"))
 
 
 def test_the_worker_leaves_the_directory_before_its_controllers_are_passed_down(tree: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from tests.process.launched import Launched
+from tests.process.launched import Launched, wait_for
+from worker.api.server_listeners import ACCEPTS_PER_TURN, MANY
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
 
@@ -139,13 +142,17 @@ def test_a_head_that_fits_may_come_in_pieces(serve: Callable[..., Launched]) -> 
         b"GET / HTTP/1.1\r\nHost: x\r\nBad Name: 1\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"POST /functions/f HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"GET /functions/f HTTP/1.1\r\nHost: x\r\nBad Name: 1\r\n\r\n",
     ],
-    ids=["no request", "bad field", "two framings", "unknown coding"],
+    ids=["no request", "bad field", "two framings", "unknown coding", "a call's coding", "a call's field"],
 )
 def test_what_is_no_request_is_a_problem(serve: Callable[..., Launched], request_bytes: bytes) -> None:
     with connected(serve()) as connection:
         connection.sendall(request_bytes)
-        assert problem_of(read_to_end(connection)) == (400, "bad_header", "no")
+        answer = read_to_end(connection)
+        assert problem_of(answer) == (400, "bad_header", "no")
+        assert b"\r\nx-galago-executed: no\r\n" in answer
 
 
 def test_an_answer_before_the_body_is_read_reaches_a_client_that_still_sends(serve: Callable[..., Launched]) -> None:
@@ -212,3 +219,40 @@ def test_an_idle_connection_makes_room_for_a_new_one(serve: Callable[..., Launch
             new.sendall(HEAD + b"\r\n")
             assert new.recv(4096).startswith(b"HTTP/1.1 200")
         assert read_to_end(idle) == b""
+
+
+def test_a_worker_accepts_more_at_once_while_it_has_many_connections(serve: Callable[..., Launched]) -> None:
+    launched = serve()
+    [worker] = launched.pids("worker")
+    few = accepting(worker)
+    with ExitStack() as stack:
+        for connection in [stack.enter_context(connected(launched)) for _ in range(MANY)]:
+            connection.sendall(HEAD + b"\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        wait_for(lambda: accepting(worker) == few + ACCEPTS_PER_TURN - 1, "it has its listener more often")
+    wait_for(lambda: accepting(worker) == few, "it has it as often as before")
+    with connected(launched) as connection:
+        connection.sendall(HEAD + b"\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        assert 0 == launched.stop()
+        assert read_to_end(connection) == b""
+
+
+def accepting(worker: int) -> int:
+    """How many descriptors of its listener a worker has: of no other socket it has more than one."""
+    links = []
+    for fd in os.listdir(f"/proc/{worker}/fd"):
+        with suppress(FileNotFoundError):
+            links.append(os.readlink(f"/proc/{worker}/fd/{fd}"))
+    return max(links.count(link) for link in links if link.startswith("socket:"))
+
+
+@pytest.mark.parametrize("path", ["/slow/400", "/functions/begun/slow/400"])
+def test_the_keepalive_time_counts_from_the_last_answer(serve: Callable[..., Launched], path: str) -> None:
+    with connected(serve("--keepalive-s", "1")) as connection:
+        started = time.monotonic()
+        for _ in range(3):
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        assert read_to_end(connection) == b""
+        assert time.monotonic() - started > 2.0

@@ -9,31 +9,30 @@ from collections.abc import Callable
 import pytest
 
 from tests.process.launched import Launched, wait_for
+from worker.supervise import Policy
 
 KINDS = ["coordinator", "master", "worker"]
 # What is stopped before its first heartbeat has the start timeout.
 FAST = ("--heartbeat-timeout-ms", "1000", "--start-timeout-ms", "4000")
 
 
+# The signal, and how often it comes: the kill more often than the circuit breaker allows failed starts.
+STRUCK = {"killed": (signal.SIGKILL, Policy().failure_limit + 1), "stopped": (signal.SIGSTOP, 1)}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-def test_what_is_killed_or_stopped_is_replaced(launch: Callable[..., Launched], kind: str, number: int) -> None:
+@pytest.mark.parametrize("how", STRUCK)
+def test_what_is_killed_or_stopped_is_replaced_each_time(launch: Callable[..., Launched], kind: str, how: str) -> None:
     launched = launch(*FAST)
     launched.await_whole()
-    others = {pid for other in KINDS if other != kind for pid in launched.pids(other)}
-    launched.end(kind, number)
-    if kind == "worker":
-        assert others <= set(launched.marked()), "nothing else was restarted"
+    number, times = STRUCK[how]
+    for _ in range(times):
+        others = {pid for other in KINDS if other != kind for pid in launched.pids(other)}
+        launched.end(kind, number)
+        if kind == "worker":
+            assert others <= set(launched.marked()), "nothing else was restarted"
     assert launched.stop() == 0
     launched.await_nothing()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_killed_again_and_again_comes_back_each_time(launch: Callable[..., Launched], kind: str) -> None:
-    launched = launch()
-    launched.await_whole()
-    for _ in range(7):  # more often than the circuit breaker allows failed starts
-        launched.end(kind, signal.SIGKILL)
 
 
 def test_the_launchers_death_ends_all(launch: Callable[..., Launched]) -> None:
@@ -69,12 +68,13 @@ def test_a_launcher_that_was_stopped_judges_nobody_by_its_own_absence(launch: Ca
     before = launched.marked().keys()
     launched.process.send_signal(signal.SIGSTOP)
     seen = len(launched.text())
-    deaf_ms = 1_500  # longer than the heartbeat timeout: what is measured here is exactly that nothing happens
+    # Longer than the heartbeat timeout, and than a judgement after it: measured is exactly that nothing happens.
+    deaf_s, judged_s = 1.2, 0.5
     with pytest.raises(AssertionError):
-        wait_for(lambda: launched.marked().keys() != before, "somebody died", within_s=deaf_ms / 1000)
+        wait_for(lambda: launched.marked().keys() != before, "somebody died", within_s=deaf_s)
     launched.process.send_signal(signal.SIGCONT)
     with pytest.raises(AssertionError):
-        wait_for(lambda: launched.marked().keys() != before, "somebody died", within_s=deaf_ms / 1000)
+        wait_for(lambda: launched.marked().keys() != before, "somebody died", within_s=judged_s)
     assert "is killed" not in launched.text()[seen:]
 
 
@@ -85,7 +85,7 @@ def test_everything_stopped_at_once_goes_on_where_it_was(launch: Callable[..., L
     for pid in before:
         os.kill(pid, signal.SIGSTOP)
     with pytest.raises(AssertionError):
-        wait_for(lambda: launched.marked().keys() != before, "somebody died", within_s=1.5)
+        wait_for(lambda: launched.marked().keys() != before, "somebody died", within_s=1.2)
     for pid in sorted(before, key=lambda pid: pid != launched.process.pid):  # the judges first
         os.kill(pid, signal.SIGCONT)
     launched.await_serving()

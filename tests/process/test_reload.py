@@ -14,21 +14,20 @@ from tests.process.launched import Launched, wait_for
 from tests.process.load import Load, Tally, run_for
 
 
-async def load_while(launched: Launched, pause_s: float, act: Callable[[], None], path: str = "/") -> Tally:
+async def load_while(
+    launched: Launched, pause_s: float, act: Callable[[], None], path: str = "/", seconds: float = 3.0
+) -> Tally:
     """Load for a while, with `act` in the middle of it."""
     load = Load("127.0.0.1", launched.port, path, connections=16, pause_s=pause_s)
-    running = asyncio.ensure_future(run_for(load, 3.0))
+    running = asyncio.ensure_future(run_for(load, seconds))
     await asyncio.sleep(0.5)
     act()
     return await running
 
 
-@pytest.mark.parametrize(
-    ("path", "pause_s"),
-    [("/", 0.0), ("/", 0.01), ("/", 0.3), ("/slow/20", 0.0)],
-    ids=["at once", "short pauses", "long pauses", "slow answers"],
-)
+@pytest.mark.parametrize(("path", "pause_s"), [("/", 0.3), ("/slow/20", 0.0)], ids=["long pauses", "slow answers"])
 def test_a_reload_loses_nothing(launch: Callable[..., Launched], path: str, pause_s: float) -> None:
+    """Whether its clients' connections rest when it comes, or each waits for an answer and asks again at once."""
     launched = launch()
     launched.await_whole()
     before = {b"%d" % pid for pid in launched.pids("worker")}
@@ -43,7 +42,7 @@ def test_the_death_of_a_worker_loses_only_what_it_had(launch: Callable[..., Laun
     launched = launch()
     launched.await_whole()
     victim = launched.pids("worker")[0]
-    tally = asyncio.run(load_while(launched, 0.0, lambda: os.kill(victim, signal.SIGKILL)))
+    tally = asyncio.run(load_while(launched, 0.0, lambda: os.kill(victim, signal.SIGKILL), seconds=1.5))
     assert sum(tally.failures.values()) <= 16, "at most one a connection"
     assert tally.answered > 100
 
@@ -55,7 +54,7 @@ def test_idle_connections_are_let_go_after_the_linger_time(launch: Callable[...,
     idle = Load("127.0.0.1", launched.port, "/", connections=4, pause_s=2.0)
 
     async def act() -> Tally:
-        running = asyncio.ensure_future(run_for(idle, 2.5))
+        running = asyncio.ensure_future(run_for(idle, 2.3))
         await asyncio.sleep(0.3)
         launched.process.send_signal(signal.SIGHUP)
         return await running

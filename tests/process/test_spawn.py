@@ -171,15 +171,15 @@ def test_our_python_finds_our_packages_and_gets_nothing_else() -> None:
 
 
 @pytest.mark.root
-def test_as_root_it_becomes_another_user_with_nothing(ordinary_python: str) -> None:
-    found = shown(python=ordinary_python, identity=Identity(NOBODY, NOBODY))
+def test_as_root_it_becomes_another_user_with_nothing(ordinary_python: tuple[str, str]) -> None:
+    found = shown(python=ordinary_python[0], identity=Identity(NOBODY, NOBODY))
     assert (found["uid"], found["gid"], found["groups"]) == ([NOBODY] * 3, [NOBODY] * 3, [])
     assert (found["permitted"], found["effective"], found["bounding"]) == (0, 0, 0)
 
 
 @pytest.mark.root
-def test_as_root_it_keeps_the_capabilities_that_it_is_given(ordinary_python: str) -> None:
+def test_as_root_it_keeps_the_capabilities_that_it_is_given(ordinary_python: tuple[str, str]) -> None:
     kill, setuid = 5, 7
-    found = shown(python=ordinary_python, identity=Identity(NOBODY, NOBODY), capabilities=frozenset({kill, setuid}))
+    found = shown(python=ordinary_python[0], identity=Identity(NOBODY, NOBODY), capabilities=frozenset({kill, setuid}))
     expected = 1 << kill | 1 << setuid
     assert (found["permitted"], found["effective"], found["bounding"]) == (expected, expected, expected)
