@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks import calls, jobs, sealing
 from benchmarks.measure import Row, table
+from benchmarks.peers import PeerMissing
 
 SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "jobs": jobs.rows,
@@ -46,9 +47,12 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[Row] = []
     for name in options.only or SECTIONS:
-        for row in SECTIONS[name](options.quick):
-            rows.append(row)
-            print(f"measured: {row.what} / {row.peer_name or 'no peer'}", file=sys.stderr, flush=True)
+        try:
+            for row in SECTIONS[name](options.quick):
+                rows.append(row)
+                print(f"measured: {row.what} / {row.peer_name or 'no peer'}", file=sys.stderr, flush=True)
+        except PeerMissing as missing:
+            print(f"skipped: section {name}: {missing}")
     print(table(rows))
     if options.json is not None:
         with options.json.open("a") as file:

@@ -6,12 +6,13 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import wasmtime
 
-from benchmarks.load import Load, run
+from benchmarks.load import Load, run, wrk_path
 from benchmarks.measure import Row, Summary, alternate
-from benchmarks.node import Client, Node, node, service_body, worker
+from benchmarks.node import EXPORT, Client, Node, node, service_body, worker
 from benchmarks.peers import PeerMissing, falcon_hello, wasmtime_cli, wasmtime_serve, workerd
 from tests.guests.build import guest
 
@@ -19,7 +20,6 @@ API_WORKERS = 2
 CONNECTIONS = (1, 16, 64, 256)
 FUNCTIONS = 100
 
-EXPORT = """(module (func (export "hello") (result i32) (i32.const 42)))"""
 WAGI = """(module (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
  (memory (export "memory") 1) (data (i32.const 16) "Content-Type: text/plain\\n\\nhello world\\n")
  (func (export "_start") (i32.store (i32.const 0) (i32.const 16)) (i32.store (i32.const 4) (i32.const 38))
@@ -51,6 +51,7 @@ def deploy_hellos(client: Client, runners: int) -> dict[str, str]:
 
 def warm(quick: bool) -> Iterator[Row]:
     """Calls a second and latency by number of connections, each of ours beside each peer in the same rounds."""
+    wrk_path()  # before anything is started for it
     seconds, rounds = (1.0, 2) if quick else (3.0, 4)
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(worker("--api-workers", str(API_WORKERS), "--max-runners", "16"))
@@ -58,24 +59,18 @@ def warm(quick: bool) -> Iterator[Row]:
         ours = {name: f"http://127.0.0.1:{port}{path}" for name, path in deploy_hellos(client, 2).items()}
         peers = _peers(stack)
         for connections in CONNECTIONS[1:2] if quick else CONNECTIONS:
-            names = [*ours, *peers]
-            loads: dict[str, list[Load]] = {name: [] for name in names}
-
-            def contender(name: str, count: int, into: dict[str, list[Load]]) -> Callable[[], list[float]]:
-                url = ours.get(name) or peers[name]
-
-                def once() -> list[float]:
-                    into[name].append(run(url, count, seconds))
-                    return []
-
-                return once
-
-            alternate(rounds, *[contender(name, connections, loads) for name in names])
+            urls = ours | peers
+            measured = alternate(rounds, *[partial(_load, url, connections, seconds) for url in urls.values()])
+            loads = dict(zip(urls, measured, strict=True))
             for name in ours:
                 for peer in peers:
                     yield _row(name, connections, "calls/s", "higher", loads[name], peer, loads[peer])
                     yield _row(name, connections, "ms p99", "lower", loads[name], peer, loads[peer])
         client.close()
+
+
+def _load(url: str, connections: int, seconds: float) -> list[Load]:
+    return [run(url, connections, seconds)]
 
 
 def _peers(stack: contextlib.ExitStack) -> dict[str, str]:

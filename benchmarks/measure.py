@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+Sample = TypeVar("Sample")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,9 @@ class Row:
         }
 
 
-def alternate(rounds: int, *contenders: Callable[[], list[float]]) -> list[list[float]]:
+def alternate(rounds: int, *contenders: Callable[[], list[Sample]]) -> list[list[Sample]]:
     """Each contender's samples over `rounds` rounds, taken in turn: A B C, A B C, ..."""
-    samples: list[list[float]] = [[] for _ in contenders]
+    samples: list[list[Sample]] = [[] for _ in contenders]
     for _ in range(rounds):
         for index, contender in enumerate(contenders):
             samples[index].extend(contender())

@@ -17,10 +17,14 @@ from typing import Any
 
 import psutil
 
+from benchmarks.peers import free_port
+
 HELLO = """(module (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
  (memory (export "memory") 1) (data (i32.const 8) "hello world\\n")
  (func (export "_start") (i32.store (i32.const 0) (i32.const 8)) (i32.store (i32.const 4) (i32.const 12))
   (drop (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 80)))))"""
+
+EXPORT = """(module (func (export "hello") (result i32) (i32.const 42)))"""
 
 
 class Client:
@@ -113,9 +117,7 @@ def worker(*options: str) -> Iterator[int]:
 @contextlib.contextmanager
 def node(*options: str) -> Iterator[Node]:
     """A worker in a directory that goes with it, and its processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="galago-bench-") as data_dir:
         command = [sys.executable, "-m", "worker", "serve", "--bind", f"127.0.0.1:{port}", "--data-dir", data_dir]
         process = subprocess.Popen([*command, "--log-level", "warning", *options], env=dict(os.environ))

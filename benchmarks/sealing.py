@@ -1,4 +1,4 @@
-"""Section `sealing`: what the seal costs, from the fork to READY and to a job's reaped end, beside the same unsealed.
+"""Section `sealing`: what the seal costs, from the fork to READY, to a job's reaped end, and a call, beside unsealed.
 
 Below the worker: a zygote of our own, as `tests/runner` start one, and no coordinator. Unsealed is the same zygote with
 every layer taken out that a child applies by itself; what was inherited costs nobody anything and stays.
@@ -9,25 +9,29 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import wasmtime
 
 from benchmarks.measure import Row, Summary, alternate
-from benchmarks.node import HELLO
+from benchmarks.node import EXPORT, HELLO
+from runner.protocol import I32
 from runner.protocol.control import FLAG_ONE_JOB
+from tests.runner.call_host import Service
 from tests.runner.zygote_host import ZygoteHost
 
-AIM_EXTRA_MS, AIM_TOTAL_MS = 0.3, 2.0
+AIM_EXTRA_MS, AIM_TOTAL_MS, AIM_CALL_PERCENT = 0.3, 2.0, 3
 PEER = "unsealed"
+CALLS = 400
 # A zygote in which nothing is found possible that a child would have to do: it plans no step of the seal.
 UNSEALED = "benchmarks.unsealed_zygote"
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Both figures, each as soon as it is measured; as root with every layer, as an ordinary user with what it has."""
+    """Each figure as soon as it is measured; as root with every layer, as an ordinary user with what it has."""
     rounds, times = (3, 20) if quick else (12, 50)
     with zygotes() as (sealed, unsealed):
         artifact = compiled(sealed)
@@ -42,14 +46,42 @@ def rows(quick: bool) -> Iterator[Row]:
                     _timed(measure, sealed, artifact, times),
                     _timed(measure, unsealed, artifact, times),
                 )
-                yield _row(what, ours, theirs, aim)
+                yield _row(what, "ms", ours, theirs, aim)
         finally:
             os.close(artifact)
+        yield warm_call(sealed, unsealed, rounds)
 
 
-def _row(what: str, ours: list[float], theirs: list[float], aim: str) -> Row:
+def warm_call(sealed: ZygoteHost, unsealed: ZygoteHost, rounds: int) -> Row:
+    """A call of an export over its runner's socket, API and HTTP left out; both runners were made beforehand."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(TemporaryDirectory(prefix="galago-bench-")))
+        timed = []
+        for name, zygote in (("sealed", sealed), ("unsealed", unsealed)):
+            artifact = compiled(zygote, EXPORT)
+            service = stack.enter_context(Service(zygote, artifact, directory / name))
+            os.close(artifact)
+            service.serve_export(b"hello", (), (I32,)).ready()
+            assert service.export() == [42]
+            timed.append(partial(call_us, service, CALLS))
+        ours, theirs = alternate(rounds * 5, *timed)
+    return _row("warm call of an export", "us a call", ours, theirs, f"aim: at most {AIM_CALL_PERCENT} % more")
+
+
+def call_us(service: Service, calls: int) -> list[float]:
+    """One call's time, as the mean of many."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        asker = service.ask()
+        while asker.recv(4096):
+            pass
+        asker.close()
+    return [(time.perf_counter() - start) * 1e6 / calls]
+
+
+def _row(what: str, unit: str, ours: list[float], theirs: list[float], aim: str) -> Row:
     samples = {"ours": ours, "peer": theirs}
-    return Row("sealing", what, "ms", "lower", Summary.of(ours), PEER, Summary.of(theirs), aim, samples)
+    return Row("sealing", what, unit, "lower", Summary.of(ours), PEER, Summary.of(theirs), aim, samples)
 
 
 @contextmanager
@@ -68,9 +100,9 @@ def zygotes() -> Iterator[tuple[ZygoteHost, ZygoteHost]]:
                 host.close()
 
 
-def compiled(zygote: ZygoteHost) -> int:
-    """The artifact of a hello command, in a sealed memfd."""
-    outcome, artifact = zygote.compile(bytes(wasmtime.wat2wasm(HELLO)))
+def compiled(zygote: ZygoteHost, module: str = HELLO) -> int:
+    """The artifact of a module, by default of a hello command, in a sealed memfd."""
+    outcome, artifact = zygote.compile(bytes(wasmtime.wat2wasm(module)))
     assert outcome.reason == "exit", outcome.detail
     return artifact
 
