@@ -52,6 +52,13 @@ int main(int argc, char **argv) {
 
 SUMS = "print('the sum of the first 100,000 squares is', sum(i * i for i in range(100_000)))"
 FOREVER = "while True: pass"
+HANDLER = """
+import sys
+words = sys.stdin.read().split()
+print("Content-Type: text/plain")
+print()
+print("you sent", len(words), "words; the longest is", max(words, key=len))
+"""
 
 
 class Worker:
@@ -86,6 +93,17 @@ class Worker:
         ended: dict[str, Any] = json.loads(answer)
         _, stdout = self.ask("GET", f"/tasks/{ended['id']}/stdout")
         return {**ended, "stdout": stdout.decode(errors="replace")}
+
+    def deploy(self, name: str, **task: Any) -> None:
+        """Deploy a module as the default revision of a function, and wait until it runs."""
+        function = {"name": name, "revision": "r1", "default": True}
+        body = json.dumps({"kind": "service", "function": function, "handler": {"abi": "wagi"}, **task}).encode()
+        status, answer = self.ask("POST", "/tasks", body, content_type="application/json")
+        assert status == 201, answer
+        task_id = json.loads(answer)["id"]
+        while (state := json.loads(self.ask("GET", f"/tasks/{task_id}")[1])["state"]) != "running":
+            assert state in ("pending", "scheduled"), state
+            time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -152,6 +170,12 @@ def main() -> None:
         show("MicroPython loops for ever, and is stopped by its fuel", node.run(**stub, args=["-c", FOREVER]))
         blocked = node.run(module={"digest": c}, args=["sleep"], limits={"wall_ms": 500})
         show("the C program blocks in the host, and is killed at its deadline", blocked)
+        node.deploy("count", **stub, args=["-c", HANDLER])
+        print("\nMicroPython as a function, called three times")
+        for text in (b"one", b"two words", b"three plain words"):
+            started = time.perf_counter()
+            status, body = node.ask("POST", "/functions/count", text)
+            print(f"  {status}: {body.decode().strip()} ({(time.perf_counter() - started) * 1000:.1f} ms)")
         status, body = node.ask("GET", "/stats")
         if status == 200:
             print(f"\nthe node by /stats: {json.dumps(json.loads(body)['tasks'])}")
