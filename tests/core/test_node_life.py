@@ -21,6 +21,7 @@ from worker.core.commands import (
     AddModule,
     Command,
     DeleteModule,
+    ReadAudit,
     ReadFunctions,
     ReadMetrics,
     ReadStats,
@@ -33,6 +34,7 @@ from worker.core.commands import (
 )
 from worker.core.effects import (
     Answer,
+    AnswerAudit,
     AnswerFunctions,
     AnswerMetrics,
     AnswerStats,
@@ -43,7 +45,7 @@ from worker.core.ledger import RETRY_US
 from worker.core.task import Reason, State
 
 FULL = WriteFailed("storage_full", "no room")
-ANSWERS = Answer | AnswerStats | AnswerFunctions | AnswerMetrics
+ANSWERS = Answer | AnswerAudit | AnswerStats | AnswerFunctions | AnswerMetrics
 UNTIL_US = START.monotonic_us + 60 * SECOND_US
 NEW = make_module("sha256:" + "c" * 64)
 
@@ -163,6 +165,7 @@ def test_every_command_has_its_way(driver: Driver) -> None:
         AddModule(NEW, "blob"),
         DeleteModule(NEW.digest),
         ReadStats(),
+        ReadAudit(),
         SwitchDefault("f", "r", on=True),
         ReadFunctions(("f",)),
         ReadMetrics(),

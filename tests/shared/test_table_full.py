@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.shared.samples import deploy, insert, make_service, make_task, note, task_id, update
-from worker.core.changes import Applied, InsertTask, SetDefault, SetTrouble, UpdateTask, WriteFailed
+from worker.core.changes import Applied, ExpireTasks, InsertTask, SetDefault, SetTrouble, UpdateTask, WriteFailed
 from worker.core.functions import FunctionRow
 from worker.core.task import State, Status
 from worker.shared.blobs import Blobs
@@ -93,6 +93,26 @@ def test_a_full_disk_keeps_no_service_from_its_end(small: Path, writer: TableWri
     end = [SetTrouble(task.id, "it died"), SetDefault("f", None, 2), update(task, State.COMPLETED)]
     assert [Applied()] * 3 == writer.apply(end)
     assert ([FunctionRow("f", None, 2)], []) == reader.routes()
+
+
+@pytest.mark.root
+def test_retention_takes_nothing_of_the_reserve_and_goes_on_with_whatever_room_there_is(
+    small: Path, writer: TableWriter, reader: TableReader
+) -> None:
+    for number in range(1, 41):
+        ended = update(make_task(number), State.COMPLETED, finished_at_us=number)
+        assert [Applied(), Applied()] == writer.apply([insert(number), ended])
+    writer.apply([insert(100)])
+    expire = ExpireTasks(2**60, 0, keep_tasks=0, keep_output_bytes=0, keep_module_bytes=0, limit=40)
+    filler = _fill(small)
+    refused = [result for result in (writer.apply([insert(n, args=("x" * 2000,))])[0] for n in range(200, 400))]
+    assert isinstance(refused[-1], WriteFailed)
+    assert isinstance(writer.apply([expire])[0], WriteFailed)
+    assert "storage_full" == writer.apply([expire])[0].code
+    assert [Applied()] == writer.apply([update(make_task(100), State.FAILED)])  # the reserve was there for it
+    filler.unlink()
+    (found,) = writer.apply([expire])
+    assert (40, 0) == (len(found.task_ids), reader.counts()[State.COMPLETED])
 
 
 @pytest.mark.root

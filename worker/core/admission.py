@@ -61,6 +61,12 @@ class Admission:
         """Whether a task that is on its way to the disk needs the module."""
         return any(other.spec.digest == digest for other in self.inserting.values())
 
+    def used_modules(self) -> set[str]:
+        """Digests of what every task needs, alive or on its way to the disk."""
+        specs = [live.task.spec for live in self._tasks.live.values()]
+        specs += [command.spec for command in self.inserting.values()]
+        return {spec.digest for spec in specs if spec.digest is not None}
+
     def forget(self, gone: Callable[[Origin], bool]) -> None:
         """Whoever asked is gone: no watch is kept for them. What they ordered goes on."""
         self._watches.forget(gone)

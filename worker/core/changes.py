@@ -72,7 +72,20 @@ class SetTrouble:
     detail: str | None
 
 
-Change = InsertTask | UpdateTask | InsertModule | DropModule | SetDefault | SetTrouble
+@dataclass(frozen=True, slots=True)
+class ExpireTasks:
+    """Remove ended tasks, the oldest end first, up to `limit` of them: those that ended before `before_us`, and as many
+    as it takes to keep `keep_tasks` and `keep_output_bytes` of their output. Answered by Expired."""
+
+    before_us: int
+    now_us: int
+    keep_tasks: int
+    keep_output_bytes: int
+    keep_module_bytes: int
+    limit: int
+
+
+Change = InsertTask | UpdateTask | InsertModule | DropModule | SetDefault | SetTrouble | ExpireTasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +93,20 @@ class Applied:
     """The change is on disk. `created` is False where the module was known already."""
 
     created: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Expired(Applied):
+    """The rows of `task_ids` are gone, and their files aren't wanted any more; `more`: the limit cut it short.
+
+    `excess_module_bytes` is what modules take too much; if that is more than 0, `modules` are all of them, least used
+    first: (digest, bytes, last use).
+    """
+
+    task_ids: tuple[str, ...] = ()
+    more: bool = False
+    excess_module_bytes: int = 0
+    modules: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,13 @@ class ReadStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadAudit:
+    """Answer with the audit, as JSON bytes: what is known compared with what is there."""
+
+    expires_at_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SwitchDefault:
     """Make the revision the function's default, or with `on` False make it not the default (nothing else changes).
 
@@ -154,6 +161,7 @@ Command = (
     | DeleteModule
     | WatchTask
     | ReadStats
+    | ReadAudit
     | SwitchDefault
     | ReadFunctions
     | ReadMetrics
@@ -167,7 +175,7 @@ class Done:
     """The command was carried out (and is on disk). `created` is False where nothing new was made.
 
     AddTask: `task_id` is the new task's, or with `created` False the one that the Idempotency-Key replays.
-    ReadStats: `body` is the JSON document.
+    ReadStats, ReadAudit: `body` is the JSON document.
     """
 
     created: bool = True

@@ -32,6 +32,11 @@ class AnswerStats:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerAudit:
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
 class StartFetch:
     """Fetch the task's module by its URL, record it, then answer by `Jobs.fetched`, or by `Jobs.refused`.
 
@@ -181,10 +186,18 @@ class RemoveModule:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class RemoveOutputs:
+    """These tasks are out of the table: their files go, when there is time."""
+
+    task_ids: tuple[str, ...]
+
+
 Effect = (
     Commit
     | Answer
     | AnswerStats
+    | AnswerAudit
     | StartFetch
     | CancelFetch
     | PrepareArtifact
@@ -195,6 +208,7 @@ Effect = (
     | KillRunner
     | CloseRunner
     | RemoveModule
+    | RemoveOutputs
     | AnswerFunctions
     | AnswerMetrics
     | CountCalls

@@ -86,6 +86,14 @@ class Ledger:
         record = self._records.get(task_id)
         return record is not None and record.task.final
 
+    def unsettled(self) -> set[str]:
+        """Tasks of which the disk doesn't have the last word."""
+        return set(self._records)
+
+    def changes(self) -> list[Change]:
+        """Those that are under way."""
+        return [entry.change for entry in self._under_way.values()]
+
     def write(self, change: Change, answers: Answers = ()) -> None:
         """Commit `change`, then give the answers."""
         self._commit(_UnderWay(change, answers))

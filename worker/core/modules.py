@@ -37,15 +37,29 @@ class Modules:
             in_use = Refused("module_in_use", f"tasks that haven't ended use {digest}; stop them first")
             self._effects.append(Answer(origin, in_use))
         else:
-            self.digests.discard(digest)  # at once, so that no task is added to it while the row goes
-            self.dropping[digest] = []
-            self._ledger.write(DropModule(digest), ((origin, Done()),))
+            self._drop(digest, ((origin, Done()),))
+
+    def expire(self, digest: str) -> bool:
+        """Nobody uses it, and there is no room for it: whether it goes."""
+        if digest not in self.digests:  # it is going already, or only coming
+            return False
+        self._drop(digest, ())
+        return True
 
     def came(self, module: Module, blob_name: str, task: Task, event: ModuleFetched | None) -> None:
         """A task's module came by its URL: it goes into the table, and then the task goes on, if it can (`event`)."""
         if event is not None:
             self.fetched.setdefault(module.digest, []).append((task.id, event))
         self._insert(InsertModule(module, blob_name, task.token), ())
+
+    @property
+    def awaited(self) -> set[str]:
+        """Digests of what tasks wait for that was fetched and isn't in the table yet."""
+        return set(self.fetched)
+
+    def blobs(self) -> set[str]:
+        """Temporary blobs of modules that wait for another's removal."""
+        return {insertion.blob_name for waiting in self.dropping.values() for insertion, _ in waiting}
 
     def inserted(self, settled: Settled, change: InsertModule, now: Now) -> None:
         digest = change.module.digest
@@ -67,6 +81,11 @@ class Modules:
             self._answer(settled, refusal(settled.result))
         for insertion, answers in self.dropping.pop(change.digest):
             self._ledger.write(insertion, answers)
+
+    def _drop(self, digest: str, answers: Answers) -> None:
+        self.digests.discard(digest)  # at once, so that no task is added to it while the row goes
+        self.dropping[digest] = []
+        self._ledger.write(DropModule(digest), answers)
 
     def _insert(self, change: InsertModule, answers: Answers) -> None:
         waiting = self.dropping.get(change.module.digest)

@@ -13,6 +13,7 @@ from typing import assert_never
 from worker.core.admission import Admission
 from worker.core.changes import (
     DropModule,
+    ExpireTasks,
     InsertModule,
     InsertTask,
     Result,
@@ -27,6 +28,7 @@ from worker.core.commands import (
     Command,
     DeleteModule,
     Done,
+    ReadAudit,
     ReadFunctions,
     ReadMetrics,
     ReadStats,
@@ -36,7 +38,16 @@ from worker.core.commands import (
     SwitchDefault,
     WatchTask,
 )
-from worker.core.effects import Answer, AnswerFunctions, AnswerMetrics, AnswerStats, CountCalls, Effect, Origin
+from worker.core.effects import (
+    Answer,
+    AnswerAudit,
+    AnswerFunctions,
+    AnswerMetrics,
+    AnswerStats,
+    CountCalls,
+    Effect,
+    Origin,
+)
 from worker.core.events import ModuleFetched
 from worker.core.functions import FunctionRow
 from worker.core.jobs import Jobs, JobSettings
@@ -44,6 +55,7 @@ from worker.core.ledger import LAZY, RETRY, Ledger
 from worker.core.module import Module
 from worker.core.modules import Modules
 from worker.core.pool import Pool, RunnerState
+from worker.core.retention import RETENTION, Retention, RetentionSettings
 from worker.core.runners import Runners
 from worker.core.services import KINDS as SERVICE_KINDS
 from worker.core.services import Services, ServiceSettings
@@ -58,7 +70,7 @@ from worker.core.watches import Watches
 class NodeSettings:
     """`max_queued`: tasks that wait, all together; `max_open_per_token`: tasks that one token has alive;
     `lazy_commit_us`: see `Ledger`; `runners_memory_bytes`: what all runners may have together, each its guest's limit
-    and `runner_overhead_bytes`."""
+    and `runner_overhead_bytes`; `retention` None: nothing is ever removed by itself."""
 
     jobs: JobSettings
     services: ServiceSettings = field(default_factory=ServiceSettings)
@@ -67,6 +79,7 @@ class NodeSettings:
     lazy_commit_us: int = 0
     runners_memory_bytes: int = 2**62
     runner_overhead_bytes: int = 8 * 1024 * 1024
+    retention: RetentionSettings | None = None
 
 
 class Node:
@@ -101,6 +114,9 @@ class Node:
             watches=self.watches,
             effects=self.effects,
         )
+        self.retention = Retention(
+            settings.retention, self.timers, self.ledger, self._modules, self.effects, self.admission.used_modules
+        )
 
     # -- from the table, at start ------------------------------------------------------------------------------------
 
@@ -121,6 +137,7 @@ class Node:
         for task in tasks:
             self.admission.restore(task, task.id in begun, now)
         self.functions.restore(functions)
+        self.retention.wake(now)
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
@@ -139,6 +156,8 @@ class Node:
                 self._modules.delete(origin, digest, self.admission.uses(digest))
             case ReadStats():
                 self.effects.append(AnswerStats(origin))
+            case ReadAudit():
+                self.effects.append(AnswerAudit(origin))
             case _:
                 self._functions_command(origin, command)
 
@@ -179,10 +198,14 @@ class Node:
             case UpdateTask():
                 self.effects.extend(Answer(origin, reply) for origin, reply in settled.answers)
                 self.admission.on_disk(settled.change.task, settled.change.default)
+                if settled.change.task.final:
+                    self.retention.wake(now)
             case SetDefault():
                 self.functions.settled(settled, settled.change, now)
             case SetTrouble():
                 self.services.trouble_settled(settled, settled.change, now)
+            case ExpireTasks():
+                self.retention.settled(settled, now)
             case _:
                 assert_never(settled.change)
 
@@ -263,6 +286,10 @@ class Node:
         """A task's module came by its URL: it goes into the table, and then the task goes on, if it can (`event`)."""
         self._modules.came(module, blob_name, task, event)
 
+    def module_blobs(self) -> set[str]:
+        """Temporary blobs of modules that wait for a turn to be written."""
+        return self._modules.blobs()
+
     def refused(self, task_id: str, reason: Reason, detail: str, now: Now) -> None:
         """What the task needs can't be had: it ends before it ran."""
         self.jobs.refused(task_id, reason, detail, now)
@@ -288,6 +315,8 @@ class Node:
                 self.effects.append(Answer(origin, Done(created=False, task_id=task_id)))
             elif timer.kind == "default":
                 self.functions.turn(str(timer.subject))
+            elif timer == RETENTION:
+                self.retention.due(now)
             elif timer.kind in SERVICE_KINDS:
                 self.services.timer_due(timer, now)
             elif timer not in (RETRY, LAZY):  # for these it is enough to be awake: `take_effects` flushes the ledger
@@ -307,6 +336,7 @@ class Node:
         """No new tasks; jobs that run go on, those that wait stay in the table; services serve to the very end."""
         self.admission.draining = True
         self.jobs.drain(now)
+        self.retention.stop()
 
     def stop_running(self, now: Now) -> None:
         """The drain's time is up: the jobs that have a runner are stopped, with their grace."""

@@ -16,6 +16,8 @@ import fcntl
 import os
 import re
 import secrets
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -24,7 +26,8 @@ from worker.errors import BadName
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _TASK_ID = re.compile(r"[0-9a-f-]{34}[0-9a-f]{2}")
 _TEMPORARY = re.compile(r"[0-9a-f]{32}")
-_SHARDS = tuple(f"{number:02x}" for number in range(256))
+_OUTPUT = re.compile(r"([0-9a-f-]{36})\.(?:stdout|stderr)")
+OUTPUT_SHARDS = tuple(f"{number:02x}" for number in range(256))
 _DIRECTORY_MODE = 0o700
 _FILE_MODE = 0o600
 
@@ -102,7 +105,7 @@ class Blobs:
         for directory in (self._temporary, self._modules, self._stdin, self._out):
             directory.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
         present = set(os.listdir(self._out))
-        for shard in _SHARDS:
+        for shard in OUTPUT_SHARDS:
             if shard not in present:
                 (self._out / shard).mkdir(_DIRECTORY_MODE)
         for directory in (self._temporary.parent.parent, self._temporary.parent, self._out):
@@ -177,6 +180,24 @@ class Blobs:
         stem = self._output_stem(task_id)
         return _file_size(f"{stem}.stdout") + _file_size(f"{stem}.stderr")
 
+    def listed_outputs(self, shard: str) -> dict[str, list[Path]]:
+        """The files in one directory of outputs by the task that their name tells; "" for names that tell none."""
+        listed: dict[str, list[Path]] = {}
+        for name in os.listdir(self._out / shard):
+            found = _OUTPUT.fullmatch(name)
+            listed.setdefault(found[1] if found else "", []).append(self._out / shard / name)
+        return listed
+
+    def unclaimed(self, older_than_s: float) -> list[str]:
+        """Temporary blobs whose writer is dead or has let go, not written for `older_than_s`: their names."""
+        names = []
+        now_s = time.time()
+        for entry in os.scandir(self._temporary):
+            with suppress(OSError):  # claimed or dropped meanwhile
+                if now_s - entry.stat(follow_symlinks=False).st_mtime > older_than_s and not _locked(entry.path):
+                    names.append(entry.name)
+        return names
+
     def sweep_temporary(self) -> int:
         """Remove the blobs whose writer is dead; how many."""
         swept = 0
@@ -199,6 +220,7 @@ class Blobs:
         """Remove modules without a row, and the stdin of what isn't a live task; how many.
 
         A crash between rename and commit, or between commit and unlink, leaves these. Call it before any commit.
+        Outputs may be many, and are swept later: see `listed_outputs`.
         """
         modules = {digest.removeprefix("sha256:") for digest in digests}
         swept = 0
@@ -208,6 +230,17 @@ class Blobs:
                     (directory / name).unlink(missing_ok=True)
                     swept += 1
         return swept
+
+
+def _locked(path: str) -> bool:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _file_size(path: str) -> int:

@@ -85,6 +85,11 @@ class Server:
         """Readable when `receive` has something to do."""
         return self._epoll.fileno()
 
+    def fds(self) -> dict[int, str]:
+        """Its own descriptors, and what they are."""
+        found = dict.fromkeys(self._connections, "an API worker's connection")
+        return {**found, self._epoll.fileno(): "the commands' epoll", self._listener.fileno(): "the commands' listener"}
+
     def __len__(self) -> int:
         """How many connections there are."""
         return len(self._connections)

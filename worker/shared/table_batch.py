@@ -24,6 +24,8 @@ class Batch:
     def __init__(self, event_seq: int) -> None:
         self.event_seq = event_seq
         self.route_changes = 0
+        self.output_bytes = 0  # of ended tasks: how much more (or less) the table has of it by this transaction
+        self.module_bytes = 0
         self.events: list[tuple[object, ...]] = []
         self.labels: list[tuple[object, ...]] = []
         self.directories: set[Path] = set()  # to be synced before the COMMIT
@@ -45,8 +47,11 @@ class Batch:
         self._bytes[token] += stored_bytes
 
     def write(self, connection: sqlite3.Connection) -> None:
+        """What was gathered since the last time."""
         connection.executemany(_INSERT_EVENT, self.events)
         connection.executemany(_INSERT_LABEL, self.labels)
         connection.executemany(_COUNT, [(*key, tasks) for key, tasks in self._counts.items() if tasks])
         tokens = [(token, tasks, self._bytes[token]) for token, tasks in self._open.items()]
         connection.executemany(_CHARGE, [row for row in tokens if row[1] or row[2]])
+        for written in (self.events, self.labels, self._counts, self._open, self._bytes):
+            written.clear()

@@ -34,6 +34,9 @@ _ROUTE_COLUMNS = "f.name, f.default_revision, f.generation, r.revision, r.task_i
 _ROUTE_TABLES = """functions f LEFT JOIN revisions r ON r.function = f.name
     LEFT JOIN tasks t ON t.id = r.task_id LEFT JOIN specs s ON s.serial = t.serial"""
 
+_LIVE = "('pending', 'scheduled', 'running')"
+_IDS_AT_ONCE = 500
+
 _Row = tuple[Any, ...]
 _Specs = dict[str, tuple[bytes, TaskSpec]]  # by task id: a spec as it is stored, and unpacked
 
@@ -116,7 +119,7 @@ class TableReader:
         """Every task that isn't final, oldest first: what a coordinator takes up at its start."""
         rows = self._select(
             f"SELECT {_TASK_COLUMNS} FROM tasks t INDEXED BY tasks_by_state CROSS JOIN specs s USING (serial) "
-            "WHERE t.state IN ('pending', 'scheduled', 'running') ORDER BY t.created_us, t.id"
+            f"WHERE t.state IN {_LIVE} ORDER BY t.created_us, t.id"
         )
         return [_task(row) for row in rows]
 
@@ -198,6 +201,23 @@ class TableReader:
         page, beyond = functions[:limit], functions[limit].name
         return page, [route for route in routes if route.function != beyond], _cursor(0, page[-1].name)
 
+    def known(self, task_ids: list[str]) -> set[str]:
+        """Those of the ids that are tasks'."""
+        found: set[str] = set()
+        for first in range(0, len(task_ids), _IDS_AT_ONCE):
+            ids = task_ids[first : first + _IDS_AT_ONCE]
+            found.update(row[0] for row in self._select(f"SELECT id FROM tasks WHERE id IN ({_places(ids)})", *ids))
+        return found
+
+    def standing(self) -> tuple[dict[str, State], dict[State, int]]:
+        """At one moment: the state of every task that isn't final, and how many the counters say there are of each."""
+        rows = self._select(
+            f"SELECT id, state, 0 FROM tasks INDEXED BY tasks_by_state WHERE state IN {_LIVE} "
+            f"UNION ALL SELECT NULL, state, sum(tasks) FROM counters WHERE state IN {_LIVE} GROUP BY state"
+        )
+        states = {task_id: State(state) for task_id, state, _ in rows if task_id is not None}
+        return states, {State(state): tasks for task_id, state, tasks in rows if task_id is None}
+
     def digests(self) -> list[str]:
         """Of all modules."""
         return [digest for (digest,) in self._select("SELECT digest FROM modules")]
@@ -222,6 +242,10 @@ class TableReader:
             self._connection = open_for_reading(self._path)
             self._identity = identity
         return self._connection
+
+
+def _places(values: list[str]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def _page_query(wanted: TaskFilter) -> tuple[str, list[object]]:

@@ -21,6 +21,7 @@ from worker.core.changes import (
     Applied,
     Change,
     DropModule,
+    ExpireTasks,
     InsertModule,
     InsertTask,
     Replay,
@@ -35,8 +36,9 @@ from worker.errors import BadName, TableBusy, TableError
 from worker.shared.blobs import Blobs, sync_directory
 from worker.shared.records import pack_interface, pack_spec, pack_status
 from worker.shared.reserve import RESERVE_BYTES, Reserve
-from worker.shared.schema import IDEMPOTENCY_US, open_for_writing
+from worker.shared.schema import IDEMPOTENCY_US, open_for_writing, translated
 from worker.shared.table_batch import Batch
+from worker.shared.table_retention import EXPIRE_KEYS, Kept, expire
 
 # How stale a module's last use may be: retention counts in days, and a row rewritten for every task is not free.
 _USE_GRAIN_US = 60 * 1_000_000
@@ -60,10 +62,8 @@ _FIND_KEY = """SELECT task_id, body_sha256 FROM idempotency
     WHERE token = ? AND key = ? AND created_us > ? AND EXISTS (SELECT 1 FROM tasks WHERE id = task_id)"""
 _INSERT_KEY = """INSERT OR REPLACE INTO idempotency (token, key, task_id, body_sha256, created_us)
     VALUES (?, ?, ?, ?, ?)"""
-_EXPIRE_KEYS = """DELETE FROM idempotency WHERE (token, key) IN
-    (SELECT token, key FROM idempotency WHERE created_us <= ? ORDER BY created_us LIMIT ?)"""
 _USE_MODULE = "UPDATE modules SET last_used_us = ? WHERE digest = ? AND last_used_us < ?"
-_FIND_MODULE = "SELECT 1 FROM modules WHERE digest = ?"
+_FIND_MODULE = "SELECT size_bytes FROM modules WHERE digest = ?"
 _INSERT_MODULE = """INSERT INTO modules (digest, size_bytes, created_us, last_used_us, token, interface)
     VALUES (?, ?, ?, ?, ?, ?)"""
 _DROP_MODULE = "DELETE FROM modules WHERE digest = ?"
@@ -124,7 +124,13 @@ class TableWriter:
             os.close(self._lock_fd)
             raise
         self._execute = self._connection.execute
-        newest = self._execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+        try:
+            with translated(self.path):
+                newest = self._execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+                self._kept = Kept.read(self._connection)
+        except BaseException:
+            self.close()
+            raise
         self.event_seq = newest[0] if newest else 0
         with suppress(sqlite3.Error):  # a full disk; who begins anew backs off from nothing
             self._execute(_FORGET_TROUBLES)
@@ -157,7 +163,8 @@ class TableWriter:
     def _apply_one(self, change: Change) -> Result:
         # The last two rewrite a row in its place, and a service's end needs them.
         ends_something = isinstance(change, UpdateTask | DropModule | SetDefault | SetTrouble)
-        if not ends_something and not self._reserve.take():
+        # Retention makes room, and may try with what is there; the reserve isn't for it.
+        if not (ends_something or isinstance(change, ExpireTasks)) and not self._reserve.take():
             return self._fail(change, WriteFailed("storage_full", "the disk is full: only running work is recorded"))
         while True:
             try:
@@ -184,6 +191,7 @@ class TableWriter:
         self._fault("committed")
         self.event_seq = batch.event_seq
         self.route_changes += batch.route_changes
+        self._kept.committed(batch)
         for path in batch.unwanted:
             with suppress(OSError):  # committed is committed; what stays is swept at the next start
                 path.unlink()
@@ -205,6 +213,8 @@ class TableWriter:
             case SetTrouble(task_id, detail):
                 self._change_routes(batch, _SET_TROUBLE, detail, task_id, detail)
                 return Applied()
+            case ExpireTasks():
+                return expire(self._connection, change, self._kept, batch)
 
     def _insert_task(self, change: InsertTask, batch: Batch) -> Result:
         task = change.task
@@ -242,7 +252,7 @@ class TableWriter:
         taken = self._execute(_FIND_KEY, (task.token, key.key, expired_us)).fetchone()
         if taken is not None:
             return Replay(task_id=taken[0], same_body=taken[1] == key.body_sha256)
-        self._execute(_EXPIRE_KEYS, (expired_us, _EXPIRED_PER_KEY))
+        self._execute(EXPIRE_KEYS, (expired_us, _EXPIRED_PER_KEY))
         self._execute(_INSERT_KEY, (task.token, key.key, task.id, key.body_sha256, task.created_at_us))
         return None
 
@@ -257,6 +267,7 @@ class TableWriter:
             raise _Refused(f"task {task.id} is {state}, which is final, and can't become {status.state}")
         if task.final and state not in FINAL:
             stored_bytes = self._end_files(task, change.fsync_output, batch)
+            batch.output_bytes += stored_bytes
         self._execute(_UPDATE_TASK, (status.state, status.finished_at_us, stored_bytes, pack_status(status), serial))
         if change.spec_changed:
             self._execute(_UPDATE_SPEC, (pack_spec(task.spec), serial))
@@ -314,14 +325,18 @@ class TableWriter:
         row = (module.digest, module.size_bytes, at_us, at_us, change.token, pack_interface(module))
         self._execute(_INSERT_MODULE, row)
         batch.charge(change.token, 0, module.size_bytes)
+        batch.module_bytes += module.size_bytes
         self._claim(change.blob_name, path, batch, durable=True)
         return Applied()
 
     def _drop_module(self, change: DropModule, batch: Batch) -> Result:
         path = self._blobs.module_path(change.digest)
-        dropped = self._execute(_DROP_MODULE, (change.digest,)).rowcount
+        found = self._execute(_FIND_MODULE, (change.digest,)).fetchone()
+        if found is not None:
+            self._execute(_DROP_MODULE, (change.digest,))
+            batch.module_bytes -= found[0]
         batch.unwanted.add(path)
-        return Applied(created=bool(dropped))
+        return Applied(created=found is not None)
 
     def _claim(self, name: str, target: Path, batch: Batch, *, durable: bool) -> None:
         self._blobs.claim(name, target)
