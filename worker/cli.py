@@ -14,7 +14,7 @@ from typing import Any
 
 from runner import probe
 from runner.errors import RunnerError
-from worker import cgroup, datadir, logs
+from worker import cgroup, datadir, live, logs
 from worker.config import Config, add_options
 from worker.config_values import TABLE_NAME
 from worker.errors import DataDirectoryError, ExitCode, WorkerError
@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say which layers of the seal this machine gives")
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.add_argument("--cgroup", default="", metavar="DIR", help="the delegated cgroup v2 directory, as for serve")
+    doctor.add_argument("--live", action="store_true", help="ask a running worker whether all is where it should be")
+    doctor.add_argument("--url", metavar="URL", help=f"of that worker (GALAGO_URL; {live.DEFAULT_URL})")
+    doctor.add_argument("--token-file", metavar="FILE", help="file with a token of scope admin itself (GALAGO_TOKEN)")
     doctor.set_defaults(run=_doctor)
     mend = commands.add_parser("repair", help="make a new task table of what can be read of a damaged one")
     mend.add_argument("--data-dir", required=True, metavar="DIR", help="the stopped worker's data directory")
@@ -77,7 +80,12 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    """Exit code OK where the seal is full, REDUCED where a layer is missing, UNSEALED where one that must be."""
+    """Exit code OK where the seal is full, REDUCED where a layer is missing, UNSEALED where one that must be.
+
+    With --live: OK where nothing differs, DIFFERENT where something does.
+    """
+    if options.live:
+        return _doctor_live(options)
     runner_uid = Config().runner_uid_first if os.geteuid() == 0 else 0
     with tempfile.TemporaryDirectory(prefix="galago-doctor-") as root:
         findings = probe.run(Path(root), runner_uid, cgroup.to_try(options.cgroup))
@@ -94,6 +102,21 @@ def _doctor(options: argparse.Namespace) -> int:
             _say(sys.stdout, "a worker does not start here, unless told --allow-unsealed")
     codes = {probe.FULL: ExitCode.OK, probe.REDUCED: ExitCode.REDUCED, probe.UNSEALED: ExitCode.UNSEALED}
     return codes[probe.level(findings)]
+
+
+def _doctor_live(options: argparse.Namespace) -> int:
+    url = options.url or os.environ.get("GALAGO_URL") or live.DEFAULT_URL
+    token = live.read_token(options.token_file) if options.token_file else os.environ.get("GALAGO_TOKEN")
+    audit = live.audit(url, token)
+    if options.json:
+        _say(sys.stdout, json.dumps(audit, indent=2))
+    else:
+        counts = [f"{what} {count}" for what, count in audit["checked"].items() if count is not None]
+        _say(sys.stdout, f"checked: {', '.join(counts)}")
+        for one in audit["differences"]:
+            _say(sys.stdout, f"{one['kind']}: {one['detail']}")
+        _say(sys.stdout, "these differ" if audit["differences"] else "nothing differs")
+    return ExitCode.DIFFERENT if audit["differences"] else ExitCode.OK
 
 
 def _repair(options: argparse.Namespace) -> int:

@@ -105,6 +105,27 @@ class Config:
     max_queued: int = _option(10_000, "tasks that may wait for a runner", low=0, high=10_000_000)
     max_open_tasks_per_token: int = _option(10_000, "unfinished tasks of one token", low=1, high=10_000_000)
     max_stored_bytes_per_token: int = _option(10 * GiB, "blobs of one token", unit="bytes", low=0, high=2**60)
+    # How much of what is over and unused is kept
+    retention_days: float = _option(7.0, "a task is kept so long after its end", unit="days", low=0, high=36_500)
+    retention_tasks: int = _option(1_000_000, "ended tasks that are kept", low=0, high=10**9)
+    retention_output_bytes: int = _option(
+        10 * GiB, "output of ended tasks that is kept, with its tasks", unit="bytes", low=0, high=2**60
+    )
+    retention_module_bytes: int = _option(
+        10 * GiB,
+        "modules; past it those go that were used least lately and that no task needs",
+        unit="bytes",
+        high=2**60,
+        low=0,
+    )
+    artifact_store_bytes: int = _option(
+        10 * GiB,
+        "artifacts kept on disk; those go first that were loaded least lately",
+        unit="bytes",
+        low=0,
+        high=2**60,
+    )
+
     max_connections: int = _option(1_000, "connections at once, of one API worker", low=1, high=100_000)
 
     # Modules

@@ -18,6 +18,8 @@ class ExitCode(IntEnum):
     BOOT_FAILED = 3
     APP_FAILED = 4
     REDUCED = 5  # doctor: a layer of the seal is missing
+    DIFFERENT = 6  # doctor --live: the worker's books and the machine differ
+    TABLE_REFUSED = 65  # the task table is damaged, another program's or a newer version's
     NEVER_READY = 69  # the circuit breaker: a process was started again and again and never got ready
     INTERNAL = 70
     CANT_BIND = 71
@@ -61,6 +63,12 @@ class SpawnError(WorkerError):
 
 class CapabilityError(WorkerError):
     """The kernel refused a change of this process's capabilities."""
+
+
+class LiveError(WorkerError):
+    """The running worker could not be asked; the message says what to do."""
+
+    exit_code = ExitCode.NEVER_READY
 
 
 class BindError(WorkerError):
@@ -143,7 +151,13 @@ class TableError(WorkerError):
     """The task table can't be used; the message says what to do."""
 
 
-class SchemaTooNew(TableError):
+class TableRefused(TableError):
+    """No start will ever be able to use this table: somebody has to do what the message says."""
+
+    exit_code = ExitCode.TABLE_REFUSED
+
+
+class SchemaTooNew(TableRefused):
     """A newer version of the worker wrote this table."""
 
     def __init__(self, path: str, found: int, supported: int) -> None:
@@ -155,11 +169,11 @@ class SchemaTooNew(TableError):
         self.supported = supported
 
 
-class TableNotOurs(TableError):
+class TableNotOurs(TableRefused):
     """A SQLite file that another program made."""
 
 
-class TableCorrupt(TableError):
+class TableCorrupt(TableRefused):
     """The file is damaged or no SQLite file at all."""
 
     def __init__(self, path: str, message: str) -> None:

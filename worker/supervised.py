@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 
-from worker.errors import ExitCode, NeverReady, SpawnError, Unsealed
+from worker.errors import ExitCode, NeverReady, SpawnError, TableRefused, Unsealed, WorkerError
 from worker.heartbeat import DRAINED, READY
 from worker.spawn import Process, Program, spawn
 from worker.supervise import (
@@ -31,7 +31,11 @@ from worker.supervise import (
 
 _log = logging.getLogger("launcher")
 _READ_BYTES = 4096
-_UNSEALED = f"exit code {ExitCode.UNSEALED.value}"
+# Ends that another start would have too: what is raised then, whose message stands in the log already.
+_HOPELESS: dict[str, tuple[type[WorkerError], str]] = {
+    f"exit code {ExitCode.UNSEALED.value}": (Unsealed, "does not run tasks unsealed; what it lacks and how to get it"),
+    f"exit code {ExitCode.TABLE_REFUSED.value}": (TableRefused, "can't use the task table; why, and what to do"),
+}
 RUNNING = (Phase.STARTING, Phase.READY, Phase.STOPPING)
 
 
@@ -90,7 +94,7 @@ class Supervised:
             log = _log.info if self.state.phase is Phase.STOPPING else _log.error
             log("%s ended: %s", self.name, end)
             self._on_end()
-            self._step(Ended(end, hopeless=end == _UNSEALED), now_ms)
+            self._step(Ended(end, hopeless=end in _HOPELESS), now_ms)
 
     def tick(self, now_ms: int) -> None:
         """Judge it, and start it if it is due. Call when everything was heard.
@@ -98,6 +102,7 @@ class Supervised:
         Raises:
             NeverReady: it was started too often in vain.
             Unsealed: it refuses to run tasks on this machine.
+            TableRefused: it can't use the task table, and never will.
         """
         self._step(Ticked(), now_ms)
 
@@ -136,8 +141,9 @@ class Supervised:
             case Kill(reason):
                 _log.error("%s is killed: %s", self.name, reason)
                 self.send(signal.SIGKILL)
-            case GiveUp(_, detail) if detail == _UNSEALED:
-                raise Unsealed(f"{self.name} does not run tasks unsealed; what it lacks and how to get it stands above")
+            case GiveUp(_, detail) if detail in _HOPELESS:
+                error, why = _HOPELESS[detail]
+                raise error(f"{self.name} {why}, stands above")
             case GiveUp(attempts, detail):
                 raise NeverReady(self.name, attempts, detail)
 

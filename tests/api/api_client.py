@@ -36,6 +36,7 @@ from worker.core.commands import (
     Command,
     DeleteModule,
     Done,
+    ReadAudit,
     ReadFunctions,
     ReadMetrics,
     ReadStats,
@@ -140,8 +141,10 @@ class Coordinator:
                     self.finish(task_id, self.on_watch.pop(task_id))
                 return Done(task_id=task_id)
 
-    def _on_question(self, command: ReadStats | ReadFunctions | ReadMetrics) -> Reply:
+    def _on_question(self, command: ReadStats | ReadAudit | ReadFunctions | ReadMetrics) -> Reply:
         match command:
+            case ReadAudit():
+                return Done(body=b'{"differences":[],"checked":{}}')
             case ReadStats():
                 return Done(body=b'{"node":{}}')
             case ReadFunctions(names):

@@ -19,6 +19,7 @@ from worker.api.app import routes
 from worker.api.auth import Tokens
 from worker.api.openapi_calls import METHODS, PATHS, REPEATABLE
 from worker.api.problems import KINDS, RETRY_STATUS
+from worker.coordinator.audit import CoreView, SystemView, checked
 from worker.coordinator.stats import Load, Stats
 
 Make = Callable[..., Api]
@@ -125,6 +126,7 @@ def test_answers_are_what_it_says(api: Api, digest: str, document: dict[str, Any
     calls = {"calls": 1, "errors": 0, "waiting": 0, "cold_starts": 1}
     functions = {"f": {"revisions": 1, "runners": 0, "queued": 0, "calls": 1, "errors": 0}}
     stats = Stats("n", api.config.data_dir, dict)
+    check("Audit", {"differences": [], "checked": checked(CoreView(), SystemView())})
     check("Stats", orjson.loads(stats.document(Load({}, 0, 1, 1), {"calls": calls, "functions": functions})))
     assert [] != list(validator(document, {"$ref": "#/components/schemas/Task"}).iter_errors({"id": "x"}))
 

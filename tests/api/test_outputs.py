@@ -10,6 +10,8 @@ import pytest
 
 from tests.api.api_client import Api
 from worker.api.outputs import PIECE_BYTES, SMALL_BYTES, FileStream, is_text
+from worker.core.changes import ExpireTasks
+from worker.core.task import State, Status
 
 TEXT, BYTES = "text/plain; charset=utf-8", "application/octet-stream"
 
@@ -53,6 +55,21 @@ def test_no_browser_renders_it(api: Api, task_id: str) -> None:
 def test_before_it_began_there_is_nothing(api: Api, task_id: str) -> None:
     answer = api.get(f"/tasks/{task_id}/stdout")
     assert (200, b"", "0") == (answer.status, answer.body, answer.headers["content-length"])
+
+
+def test_a_task_that_goes_between_two_looks_is_unknown_and_not_silent(
+    api: Api, task_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention takes the row first and the files after."""
+    paths = api.blobs.output_paths
+
+    def output_paths(of: str) -> tuple[Path, Path]:
+        api.coordinator.finish(of, Status(State.COMPLETED, finished_at_us=1))
+        api.writer.apply([ExpireTasks(2, 0, keep_tasks=0, keep_output_bytes=0, keep_module_bytes=2**60, limit=9)])
+        return paths(of)
+
+    monkeypatch.setattr(api.blobs, "output_paths", output_paths)
+    assert (404, "task_unknown", None) == api.get(f"/tasks/{task_id}/stdout").refusal
 
 
 @pytest.mark.parametrize("size", [1, SMALL_BYTES, SMALL_BYTES + 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES + 7])

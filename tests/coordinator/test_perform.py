@@ -24,7 +24,7 @@ def test_a_document_that_cannot_be_written_is_refused_and_ends_nobody(
     nobody: Any = None
     answers: Any = SimpleNamespace(send=lambda origin, reply: sent.append((origin, reply)))
     reports: Any = SimpleNamespace(stats=fails, functions=fails)
-    Hands(answers, nobody, nobody, nobody, nobody, nobody, reports, nobody).perform([effect])
+    Hands(answers, nobody, nobody, nobody, nobody, nobody, reports, nobody, nobody, nobody).perform([effect])
     [(origin, reply)] = sent
     assert isinstance(reply, Refused)
     assert ("origin", "internal") == (origin, reply.code)

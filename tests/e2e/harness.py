@@ -32,6 +32,8 @@ DEADLINE_S = 60.0
 # `runner_uid_first`, which the harness never changes: runners have the uids from here on, the compiler the one behind.
 UID_FIRST = 60_000
 FINAL = ("completed", "failed")
+# What the worker's audit finds is a leak if it is still there after so long.
+AUDIT_SETTLES_S, AUDIT_TIMEOUT_S = 5.0, 5.0
 # What lets a job go on for as long as a test needs it: the longest time that may be asked for, and fuel to burn.
 HELD_LIMITS = {"wall_ms": 30_000, "fuel": 10**15}
 
@@ -233,8 +235,46 @@ class Worker:
             return {"zygote"}
         return {"fork", "compiler" if uid == UID_FIRST + self.max_runners else "runner"}
 
+    def audit(self) -> list[dict[str, str]] | None:
+        """In what the worker's books and the machine differ; None where nobody answers, or it isn't ours to ask."""
+        try:
+            with httpx.Client(base_url=self.url, timeout=AUDIT_TIMEOUT_S, trust_env=False) as client:
+                answer = client.get("/debug/audit")
+        except httpx.TransportError:
+            return None
+        if answer.status_code != 200:
+            return None
+        found: list[dict[str, str]] = answer.json()["differences"]
+        return [one for one in found if one["kind"] != "uid_foreign" or not self._is_another_workers(one["detail"])]
+
+    def audit_settled(self) -> list[dict[str, str]]:
+        """What still differs after a while: what was only on its way is over by then."""
+        deadline = time.monotonic() + AUDIT_SETTLES_S
+        while (found := self.audit()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return found or []
+
+    @staticmethod
+    def _is_another_workers(detail: str) -> bool:
+        """Whether a process with a runner's uid is a runner of a worker that runs beside this one, or is gone."""
+        pid = re.match(r"pid (\d+)", detail)
+        assert pid is not None, detail
+        try:
+            parent = psutil.Process(int(pid[1])).parent()
+            return parent is not None and "worker.coordinator" in " ".join(parent.cmdline())
+        except psutil.NoSuchProcess:
+            return True
+
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """The launcher's exit code; nothing of its tree may outlive it."""
+        """The launcher's exit code; before it is told, nothing may be amiss, and nothing of its tree may outlive it."""
+        assert self.process is not None
+        alive_before = self.process.poll() is None
+        differences = self.audit_settled() if alive_before else []
+        code = self._end(number)
+        assert [] == differences
+        return code
+
+    def _end(self, number: int) -> int:
         assert self.process is not None
         tree = self.tree() if self.process.poll() is None else []
         self.process.send_signal(number)

@@ -12,6 +12,7 @@ from falcon.asgi import Request, Response
 from falcon.routing import CompiledRouter
 
 from worker.api.asgi import Asgi
+from worker.api.audit import Audit
 from worker.api.auth import Tokens
 from worker.api.calls import Calls
 from worker.api.edge import Edge
@@ -95,6 +96,7 @@ def routes(services: Services) -> dict[str, Resource]:
         "/revisions/{function}/{revision}/default/off": Switch(services, on=False),
         "/stats": Stats(services),
         "/metrics": Metrics(services),
+        "/debug/audit": Audit(services),
         "/livez": Live(),
         "/healthz": Live(),
         "/readyz": Ready(services),

@@ -87,6 +87,11 @@ def _paths() -> dict[str, Schema]:
         **call_paths(),
         "/stats": {"get": operation("getStats", "Statistics of the node", "read", {"200": json_response("Stats")}, ())},
         "/metrics": {"get": _metrics()},
+        "/debug/audit": {
+            "get": operation(
+                "getAudit", "What is known against what is there", "admin", {"200": json_response("Audit")}, ()
+            )
+        },
         "/livez": {"get": _health("getLivez", "Whether this process lives")},
         "/healthz": {"get": _health("getHealthz", "The same as /livez")},
         "/readyz": {"get": _readyz()},

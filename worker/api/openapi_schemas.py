@@ -6,7 +6,7 @@ The ranges are the contract's, the ceilings the operator's, so that the document
 from __future__ import annotations
 
 from worker.api.openapi_services import function, function_default, service_answered, service_posted
-from worker.api.openapi_stats import ready, stats
+from worker.api.openapi_stats import audit, ready, stats
 from worker.api.openapi_types import (
     DIGEST,
     NAME,
@@ -57,6 +57,7 @@ def schemas(config: Config) -> dict[str, Schema]:
         "Switched": closed({**function_default()["properties"], "previous": nullable(string(NAME))}),
         "Ready": ready(),
         "Stats": stats(),
+        "Audit": audit(),
     }
 
 

@@ -49,6 +49,16 @@ def stats() -> Schema:
     return {**open_to_more(properties), "description": "What a manager schedules by."}
 
 
+def audit() -> Schema:
+    """In what the coordinator's books and the machine differ: nothing, when all is well."""
+    counts = ("slots", "runners", "children", "processes", "tasks", "descriptors", "listeners", "artifacts", "left_out")
+    properties = {
+        "differences": array(open_to_more({"kind": string(), "detail": string()})),
+        "checked": open_to_more({**dict.fromkeys(counts, integer(0)), "cgroup": nullable(integer(0))}, ()),
+    }
+    return {**open_to_more(properties), "description": "Every difference is named; `checked` counts what was compared."}
+
+
 def _node() -> Schema:
     sizes = {"total_bytes": integer(0), "available_bytes": integer(0), "allocated_bytes": integer(0)}
     return open_to_more(

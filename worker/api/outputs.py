@@ -42,7 +42,8 @@ class Output(Resource):
         resp.set_headers(_HEADERS)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:  # it hasn't begun
+        except FileNotFoundError:  # it hasn't begun, or retention was quicker than we
+            find_task(self._services, task_id)
             resp.data, resp.content_type = b"", _TEXT
             return
         output = FileStream(fd)

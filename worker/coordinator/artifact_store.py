@@ -83,6 +83,27 @@ class ArtifactStore:
     def remove(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
 
+    def trim(self, most_bytes: int, used: frozenset[str] = frozenset()) -> int:
+        """Remove the artifacts that were loaded least lately until the rest takes `most_bytes` or less; how many.
+
+        Args:
+            used: names of those that are in memory, which load nothing from here and go last.
+        """
+        found = []
+        for entry in os.scandir(self._directory):
+            with contextlib.suppress(FileNotFoundError):
+                status = entry.stat(follow_symlinks=False)
+                found.append(
+                    (entry.name.removesuffix(".cwasm") in used, status.st_mtime_ns, status.st_size, entry.path)
+                )
+        excess, removed = sum(size for _, _, size, _ in found) - most_bytes, 0
+        for _, _, size, path in sorted(found):
+            if excess <= 0:
+                break
+            os.unlink(path)
+            excess, removed = excess - size, removed + 1
+        return removed
+
     def sweep(self) -> None:
         """Remove what a crash left half-made."""
         for path in self._directory.glob("*.new"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worker.coordinator import audit
 from worker.coordinator.artifact_store import ArtifactStore, artifact_key
 from worker.coordinator.background import Background
 from worker.coordinator.compile import Compilation, Compiled
@@ -37,6 +38,7 @@ class Artifacts:
         new_compilation: makes a Compilation that calls back with its end; injected for the tests.
         cache_bytes: how much memory the memfds may take, together.
         at_once: how many compilers may run at a time, and `wall_us` how long each may take.
+        store_bytes: how much the store may take; the longest unused leave it first.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Artifacts:
         cache_bytes: int,
         at_once: int,
         wall_us: int,
+        store_bytes: int = 2**62,
     ) -> None:
         self._store = store
         self._background = background
@@ -61,6 +64,7 @@ class Artifacts:
         self._cache_bytes = cache_bytes
         self._at_once = at_once
         self._wall_us = wall_us
+        self._store_bytes = store_bytes
         self._memory: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._memory_bytes = 0
         self._failures: OrderedDict[str, str] = OrderedDict()
@@ -73,6 +77,30 @@ class Artifacts:
         """The sealed memfd of an artifact that was told `ready` and not `evicted`."""
         self._memory.move_to_end(digest)
         return self._memory[digest][0]
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it counts its artifacts in memory to take."""
+        return self._memory_bytes
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each artifact in memory, by digest."""
+        return {digest: size for digest, (_, size) in self._memory.items()}
+
+    def children(self) -> dict[int, audit.Child]:
+        """The compilers that are born, by pid, as the audit knows a child."""
+        return {
+            compilation.child.pid: audit.Child(f"the compiler of {digest}", compilation.child.watched)
+            for digest, compilation in self.compiling.items()
+            if compilation.child.born
+        }
+
+    def fds(self) -> dict[int, str]:
+        """Descriptors of artifacts and compilers, and what they are."""
+        found = {fd: f"the artifact of {digest}" for digest, (fd, _) in self._memory.items()}
+        for compilation in self.compiling.values():
+            found.update(compilation.fds())
+        return found
 
     def pids(self) -> list[int]:
         """The compilers' that run."""
@@ -105,6 +133,11 @@ class Artifacts:
         """
         while self._memory_bytes > self._cache_bytes and len(self._memory) > 1:
             self._evict(next(iter(self._memory)))
+
+    def trim_store(self) -> None:
+        """Let the longest unused leave the disk, where it holds too much."""
+        used = frozenset(artifact_key(digest, self._fingerprint) for digest in self._memory)
+        self._background.submit(lambda: self._store.trim(self._store_bytes, used), lambda _: None)
 
     def kill_overdue(self, monotonic_us: int) -> None:
         """Kill the compilers that have had their time."""
@@ -169,6 +202,7 @@ class Artifacts:
         if isinstance(size, int):
             self._loading.discard(digest)
             self._keep(digest, fd, size)
+            self.trim_store()
             return
         os.close(fd)
         self._loading.discard(digest)

@@ -19,12 +19,22 @@ class Background:
         self._work: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[Callable[[Any], None], Any]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._under_way = 0
         self._thread = threading.Thread(target=self._run, name="background", daemon=True)
         poller.add(self._wake, self._on_wake, READ)
         self._thread.start()
 
+    def __len__(self) -> int:
+        """How much was submitted and hasn't come back."""
+        return self._under_way
+
+    def fds(self) -> dict[int, str]:
+        """Its own descriptors, and what they are."""
+        return {self._wake: "the background's eventfd"}
+
     def submit(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """`then` is given what `work` returned, or the OSError that it raised."""
+        self._under_way += 1
         self._work.put((work, then))
 
     def close(self) -> None:
@@ -51,4 +61,5 @@ class Background:
                 then, result = self._done.get_nowait()
             except queue.Empty:
                 return
+            self._under_way -= 1
             then(result)

@@ -42,6 +42,10 @@ class Backlogs:
         except OSError:
             return
 
+    def fds(self) -> dict[int, str]:
+        """Its own descriptor, and what it is."""
+        return {self._netlink.fileno(): "sock_diag"} if self._netlink is not None else {}
+
     def close(self) -> None:
         if self._netlink is not None:
             self._netlink.close()

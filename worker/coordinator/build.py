@@ -13,8 +13,10 @@ from runner import settings
 from worker import capabilities, cgroup
 from worker.config import Config
 from worker.config_values import CALLS_DIRECTORY, RUNNER_OVERHEAD_BYTES, TABLE_NAME
+from worker.coordinator import audit_system
 from worker.coordinator.artifact_store import ArtifactStore
 from worker.coordinator.artifacts import ArtifactEvents, Artifacts
+from worker.coordinator.auditor import Auditor, Parts
 from worker.coordinator.background import Background
 from worker.coordinator.call_figures import Figures
 from worker.coordinator.call_records import CallRecords
@@ -26,6 +28,7 @@ from worker.coordinator.listeners import Listeners
 from worker.coordinator.loop import ChannelAnswers, Loop, clock
 from worker.coordinator.mac import load_or_create_key
 from worker.coordinator.metrics import Metrics
+from worker.coordinator.outputs import Outputs
 from worker.coordinator.perform import Hands
 from worker.coordinator.poller import Poller
 from worker.coordinator.reports import Reports
@@ -38,6 +41,7 @@ from worker.coordinator.zygote import Zygote
 from worker.coordinator.zygote_program import ZygoteProgram
 from worker.core.jobs import JobSettings
 from worker.core.node import Node, NodeSettings
+from worker.core.retention import RetentionSettings
 from worker.core.services import ServiceSettings
 from worker.core.task import Task
 from worker.heartbeat import Heartbeat
@@ -48,6 +52,7 @@ from worker.shared.table import TableReader, TableWriter
 
 # Longer than a short job takes, shorter than anybody looks.
 LAZY_COMMIT_US = 20_000
+DAY_US = 24 * 3600 * 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,12 @@ def node_settings(config: Config) -> NodeSettings:
         lazy_commit_us=LAZY_COMMIT_US,
         runners_memory_bytes=config.max_runners_memory_bytes,
         runner_overhead_bytes=RUNNER_OVERHEAD_BYTES,
+        retention=RetentionSettings(
+            age_us=round(config.retention_days * DAY_US),
+            tasks=config.retention_tasks,
+            output_bytes=config.retention_output_bytes,
+            module_bytes=config.retention_module_bytes,
+        ),
     )
 
 
@@ -85,6 +96,7 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
         WorkerError: the table or a directory can't be used; the message says what to do.
     """
     data_dir = Path(config.data_dir)
+    inherited_fds = frozenset(audit_system.open_fds())
     with ExitStack() as stack:
         blobs = Blobs(data_dir)
         blobs.create()
@@ -117,6 +129,8 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
         announce(page, writer.event_seq, routes_changed=True)
         commits = CommitThread(writer, lambda seq, changed: announce(page, seq, routes_changed=changed))
         stack.callback(commits.close)
+        outputs_reader = TableReader(data_dir / TABLE_NAME)
+        stack.callback(outputs_reader.close)
         background = Background(poller)
         stack.callback(background.close)
         runners = Runners(
@@ -137,6 +151,7 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
             cache_bytes=config.artifact_cache_bytes,
             at_once=config.max_compilers,
             wall_us=config.compile_wall_s * 1_000_000,
+            store_bytes=config.artifact_store_bytes,
         )
         stack.callback(artifacts.close)
         fetches = Fetches(config, poller, blobs, node, clock, fetcher_uid)
@@ -151,10 +166,41 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
         rendering = Background(poller)  # of its own: no artifact waits for a reading of a thousand revisions
         stack.callback(rendering.close)
         metrics = Metrics(reports.reading, rendering, config.api_workers)
-        hands = Hands(ChannelAnswers(server), commits, artifacts, fetches, runners, calls, reports, metrics)
+        outputs = Outputs(blobs, outputs_reader, background)
+        parts = Parts(
+            node=node,
+            poller=poller,
+            server=server,
+            commits=commits,
+            background=background,
+            rendering=rendering,
+            zygote=zygote,
+            runners=runners,
+            artifacts=artifacts,
+            fetches=fetches,
+            calls=calls,
+            trial=trial,
+            reader=reader,
+            blobs=blobs,
+            inherited=inherited_fds,
+        )
+        ours = range(runner_uids, runner_uids + config.max_runners + 2) if runner_uids else range(0)
+        auditor = Auditor(config, parts, os.getpid(), ours)
+        hands = Hands(
+            ChannelAnswers(server),
+            commits,
+            artifacts,
+            fetches,
+            runners,
+            calls,
+            reports,
+            metrics,
+            outputs,
+            auditor.document,
+        )
         begun = begun_of(live, blobs) | {route.task_id for route in routes if route.routed}
         node.restore(live, digests, clock(), begun, functions)
-        yield Loop(
+        loop = Loop(
             node,
             hands,
             poller=poller,
@@ -168,6 +214,10 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
             heartbeat=Heartbeat(inherited.beat),
             drain_us=round(config.drain_s * 1_000_000),
         )
+        parts.loop_fds = loop.fds
+        outputs.sweep()
+        artifacts.trim_store()
+        yield loop
 
 
 @contextmanager

@@ -58,6 +58,23 @@ class Child:
     def born(self) -> bool:
         return self._pidfd >= 0
 
+    @property
+    def watched(self) -> bool:
+        """Whether we shall hear of its end."""
+        return self._poller.hears(self._pidfd)
+
+    def fds(self, whose: str) -> dict[int, str]:
+        """Our descriptors of it, and what they are."""
+        found = {
+            self.control.fileno(): f"{whose}: control",
+            self.control_theirs.fileno(): f"{whose}: its end of control",
+            self._status: f"{whose}: status",
+            self.status_theirs: f"{whose}: its end of status",
+            self._pidfd: f"{whose}: pidfd",
+        }
+        found.pop(-1, None)
+        return found
+
     def tell(self, message: bytes, fds: list[int] | None = None) -> None:
         """Send one control message. The socket holds all that we ever send unread, so it never blocks.
 

@@ -63,6 +63,10 @@ class Compilation:
         self._attempts = FORK_ATTEMPTS
         self.child = Child(poller, self, lambda _: None)
 
+    def fds(self) -> dict[int, str]:
+        """Our descriptors of it, and what they are."""
+        return {**self.child.fds("a compiler"), self._artifact: "a compiler: its artifact"}
+
     def start(self, module: Path) -> None:
         """Fork, and hand over the module's bytes, read-only, with the memfd for the artifact."""
         try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from runner.interface import check_entry, unknown_imports
 from runner.module_caps import Caps
 from worker.config import Config
+from worker.coordinator import audit
 from worker.coordinator.fetch import Fetch
 from worker.coordinator.fetch_wire import Answer, FetchFailed, FetchRequest
 from worker.coordinator.poller import READ, Poller
@@ -92,6 +93,22 @@ class Fetches:
         self._clock = clock
         self._running: dict[str, _Running] = {}
         self._waiting: deque[Task] = deque()
+
+    def children(self) -> dict[int, audit.Child]:
+        """The fetchers, by pid, as the audit knows a child."""
+        return {
+            running.fetch.pid: audit.Child(f"the fetcher for {task_id}", self._poller.hears(running.fetch.pidfd))
+            for task_id, running in self._running.items()
+        }
+
+    def fds(self) -> dict[int, str]:
+        """Our descriptors of them, and what they are."""
+        found = {}
+        for task_id, running in self._running.items():
+            found[running.fetch.fileno()] = f"the fetcher for {task_id}: its answer"
+            found[running.fetch.pidfd] = f"the fetcher for {task_id}: pidfd"
+            found[running.blob.fileno()] = f"the fetcher for {task_id}: the module"
+        return found
 
     def pids(self) -> list[int]:
         return [running.fetch.pid for running in self._running.values()]

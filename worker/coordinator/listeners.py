@@ -37,6 +37,7 @@ class Listeners:
         self._unopened: set[str] = set()  # to be watched, and there was no descriptor or no room for them yet
         self._backlogs = Backlogs()
         directory.mkdir(DIRECTORY_MODE, exist_ok=True)
+        self._directory_path = directory
         self._directory = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         for name in os.listdir(directory):
             os.unlink(directory / name)
@@ -47,6 +48,15 @@ class Listeners:
             self.close(task_id)
         self._backlogs.close()
         os.close(self._directory)
+
+    def fds(self) -> dict[int, str]:
+        """Its descriptors, and what they are."""
+        found = {listener.fileno(): f"the listener of {task_id}" for task_id, listener in self._sockets.items()}
+        return {**found, self._directory: "the directory of calls", **self._backlogs.fds()}
+
+    def names(self) -> frozenset[str]:
+        """Of the sockets in the directory, as it is on disk."""
+        return frozenset(os.listdir(self._directory_path))
 
     def __contains__(self, task_id: str) -> bool:
         return task_id in self._sockets

@@ -90,6 +90,10 @@ class Loop:
         self._calls_waiting = 0
         self._signals, self._signals_in = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
+    def fds(self) -> dict[int, str]:
+        """Its own descriptors, and what they are."""
+        return dict.fromkeys((self._signals.fileno(), self._signals_in.fileno()), "signals")
+
     def run(self) -> None:
         """Until it was drained and told to end: by a first SIGTERM or SIGINT, and a second."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -110,6 +114,7 @@ class Loop:
         self._beat()
         while effects := self._node.take_effects(clock()):
             self._hands.perform(effects)
+        self._hands.answer_audits()
         self._artifacts.trim()
         self._tell_load()
 

@@ -11,11 +11,13 @@ from worker.coordinator.calls import Calls
 from worker.coordinator.commit import CommitThread
 from worker.coordinator.fetches import Fetches
 from worker.coordinator.metrics import Metrics
+from worker.coordinator.outputs import Outputs
 from worker.coordinator.reports import Reports
 from worker.coordinator.runners import Runners
 from worker.core.commands import Done, Refused, Reply
 from worker.core.effects import (
     Answer,
+    AnswerAudit,
     AnswerFunctions,
     AnswerMetrics,
     AnswerStats,
@@ -32,6 +34,7 @@ from worker.core.effects import (
     OpenListener,
     PrepareArtifact,
     RemoveModule,
+    RemoveOutputs,
     RetireServer,
     SampleCalls,
     ShutListener,
@@ -66,8 +69,12 @@ class Hands:
         calls: Calls,
         reports: Reports,
         metrics: Metrics,
+        outputs: Outputs,
+        audit: Callable[[], bytes],
     ) -> None:
         self._answers = answers
+        self._audit = audit
+        self._audits: list[Any] = []
         self._commits = commits
         self._artifacts = artifacts
         self._fetches = fetches
@@ -79,6 +86,7 @@ class Hands:
             Commit: self._commit,
             Answer: self._answer,
             AnswerStats: self._answer_stats,
+            AnswerAudit: lambda effect: self._audits.append(effect.origin),
             StartFetch: lambda effect: self._fetches.start(effect.task),
             CancelFetch: lambda effect: self._fetches.cancel(effect.task_id),
             PrepareArtifact: lambda effect: self._artifacts.prepare(effect.digest),
@@ -89,6 +97,7 @@ class Hands:
             KillRunner: lambda effect: self._runners.kill(effect.runner_id),
             CloseRunner: lambda effect: self._runners.close(effect.runner_id),
             RemoveModule: lambda effect: self._artifacts.forget(effect.digest),
+            RemoveOutputs: lambda effect: outputs.remove(effect.task_ids),
             AnswerFunctions: self._answer_functions,
             AnswerMetrics: self._answer_metrics,
             CountCalls: lambda effect: self._calls.figures.add(effect.figures),
@@ -105,6 +114,11 @@ class Hands:
         """All of them, in order."""
         for effect in effects:
             self._table[type(effect)](effect)
+
+    def answer_audits(self) -> None:
+        """For the loop to call when every effect was carried out: until then what is known isn't what is there yet."""
+        while self._audits:
+            self._answers.send(self._audits.pop(), Done(body=self._audit()))
 
     def _commit(self, effect: Commit) -> None:
         self._commits.submit((effect.change,), effect.ticket)

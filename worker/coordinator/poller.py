@@ -38,5 +38,13 @@ class Poller:
             if callback is not None:
                 callback(events)
 
+    def hears(self, fd: int) -> bool:
+        """Whether somebody is called when this is ready."""
+        return fd in self._callbacks
+
+    def fds(self) -> dict[int, str]:
+        """Its own descriptors, and what they are."""
+        return {self._epoll.fileno(): "the loop's epoll"}
+
     def close(self) -> None:
         self._epoll.close()

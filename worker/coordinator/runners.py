@@ -12,6 +12,7 @@ from runner.protocol import LAYERS, PROFILE_FILES, PROFILE_RUNNER
 from runner.protocol.control import encode_job, encode_load, encode_stop
 from runner.protocol.spawn import Spawn
 from runner.protocol.status import BYE, OUTCOME, READY, STARTED, Frame, decode_outcome, decode_ready, decode_started
+from worker.coordinator import audit
 from worker.coordinator.child import Child
 from worker.coordinator.jobs import to_job, to_load, to_report
 from worker.coordinator.poller import Poller
@@ -112,6 +113,7 @@ class Runners:
         self._node = node
         self._clock = clock
         self._children: dict[int, Child] = {}
+        self._births: dict[int, Birth] = {}  # of those that aren't born yet
 
     def __len__(self) -> int:
         return len(self._children)
@@ -119,6 +121,27 @@ class Runners:
     def pids(self) -> dict[int, int]:
         """Runner id -> pid, of those that are born."""
         return {runner_id: child.pid for runner_id, child in self._children.items() if child.born}
+
+    def ids(self) -> frozenset[int]:
+        """Of those that are born, or being born."""
+        return frozenset(self._children)
+
+    def children(self) -> dict[int, audit.Child]:
+        """Those that are born, by pid, as the audit knows a child."""
+        return {
+            child.pid: audit.Child(f"runner {runner_id}", child.watched)
+            for runner_id, child in self._children.items()
+            if child.born
+        }
+
+    def fds(self) -> dict[int, str]:
+        """Our descriptors of them, and what they are."""
+        found = {}
+        for runner_id, child in self._children.items():
+            found.update(child.fds(f"runner {runner_id}"))
+        for runner_id, birth in self._births.items():
+            found.update(dict.fromkeys(birth.fds, f"runner {runner_id}: held for its birth"))
+        return found
 
     def start(self, runner_id: int, slot: int, task: Task, job_id: int, artifact_fd: int) -> None:
         """Fork a runner for the task: its seal, its artifact and its first job are queued before it is born."""
@@ -136,6 +159,7 @@ class Runners:
         """Fork a runner. `fds` gives the descriptors that `tell` needs, ours or another's, or raises OSError."""
         try:
             # Ours until it is born: by another try the cache, or whoever has them, may have closed its own.
+            self._births[birth.runner_id] = birth
             for fd in fds():
                 birth.fds += (os.dup(fd),)
         except OSError as error:
@@ -183,7 +207,7 @@ class Runners:
         self._children[runner_id] = child
 
         def born(pid: int) -> None:
-            birth.let_go()
+            self._let_go(birth)
             self._node.spawned(runner_id, pid)
 
         def failed(failure: Failure) -> None:
@@ -211,9 +235,13 @@ class Runners:
 
     def _fail(self, birth: Birth, failure: Failure, reason: Reason = Reason.INIT_FAILED) -> None:
         """It was the last try: there is no process."""
-        birth.let_go()
+        self._let_go(birth)
         birth.gone()
         self._node.spawn_failed(birth.runner_id, failure.detail, self._clock(), reason)
+
+    def _let_go(self, birth: Birth) -> None:
+        del self._births[birth.runner_id]
+        birth.let_go()
 
     def _forget(self, runner_id: int) -> None:
         self._children.pop(runner_id, None)

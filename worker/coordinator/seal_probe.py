@@ -10,6 +10,7 @@ from pathlib import Path
 from runner import probe
 from runner.probe import Finding, ProbeError
 from worker import capabilities, spawn
+from worker.coordinator import audit
 from worker.coordinator.poller import READ, Poller
 
 _log = logging.getLogger("worker.coordinator")
@@ -45,6 +46,16 @@ class SealProbe:
             os.close(theirs)
         poller.add(self._answer, self._on_answer, READ)
         poller.add(self._process.pidfd, self._on_exit, READ)
+
+    def children(self) -> dict[int, audit.Child]:
+        """The probe while it runs, by pid, as the audit knows a child."""
+        process = self._process
+        return {process.pid: audit.Child("the probe", self._poller.hears(process.pidfd))} if process is not None else {}
+
+    def fds(self) -> dict[int, str]:
+        """Our descriptors of it, and what they are."""
+        process = self._process
+        return {self._answer: "the probe's answer", process.pidfd: "the probe's pidfd"} if process is not None else {}
 
     def pids(self) -> list[int]:
         return [self._process.pid] if self._process is not None else []

@@ -56,6 +56,10 @@ class Servers:
         )
         self._runners.bear(birth, lambda: (artifact_fd, self._listener(task)))
 
+    def fds(self) -> dict[int, str]:
+        """The records' descriptor."""
+        return {self._records.fd: "the records of calls"}
+
     def seen(self, task_id: str) -> tuple[dict[int, int], int]:
         """Runner id -> deadline (microseconds, CLOCK_MONOTONIC) of those that say that a call runs; how many calls the
         service's living runners say to have answered."""

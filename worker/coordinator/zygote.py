@@ -18,6 +18,7 @@ from pathlib import Path
 from runner.errors import ProtocolError
 from runner.probe import HOW_TO_GET
 from runner.protocol.spawn import BEAT, EXIT_WITHOUT, SPAWNED, Spawn, decode_spawned, encode_spawn
+from worker.coordinator import audit
 from worker.coordinator.child import Child
 from worker.coordinator.poller import READ, Poller
 from worker.errors import Unsealed, ZygoteFailed
@@ -84,6 +85,25 @@ class Zygote:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
+
+    @property
+    def births(self) -> int:
+        """How many forks were asked for and not answered yet."""
+        return len(self._requests)
+
+    def children(self) -> dict[int, audit.Child]:
+        """The zygote itself, as the audit knows a child."""
+        process = self._process
+        if process is None:
+            return {}
+        return {process.pid: audit.Child("the zygote", self._poller.hears(process.pidfd))}
+
+    def fds(self) -> dict[int, str]:
+        """Our descriptors of it, and what they are."""
+        process = self._process
+        if process is None:
+            return {}
+        return {process.socket.fileno(): "the zygote's socket", process.pidfd: "the zygote's pidfd"}
 
     def ensure(self) -> None:
         """Start one if there is none."""
