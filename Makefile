@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint unit fuzz bench clean
+.PHONY: demo test lint unit fuzz soak bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -21,6 +21,9 @@ unit: $(VENV)/.test
 
 fuzz: $(VENV)/.test
 	$(BIN)/python -m pytest --hypothesis-profile=fuzz --timeout=0 tests/hostile/test_fuzz.py
+
+soak: $(VENV)/.test
+	$(BIN)/python -m tests.faults.soak $(SOAK_ARGS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks

@@ -20,7 +20,7 @@ class Jobs(Crowd):
 
     Attributes:
         accepted: what was answered with 201: the task's id, by the post's name.
-        refused: (status, code) of what was not.
+        refused: what else the answer was, where it says that nothing was done, or that there was no connection (0).
         untold: posts whose connection broke before the answer was here.
     """
 
@@ -61,7 +61,10 @@ class Jobs(Crowd):
 
     def broke(self, call: str, error: Exception) -> None:
         with self._lock:
-            self.untold.add(call)
+            if isinstance(error, ConnectionRefusedError):  # nothing was sent
+                self.refused[call] = 0, str(error)
+            else:
+                self.untold.add(call)
 
     def answered(self) -> int:
         return len(self.accepted)
@@ -70,7 +73,8 @@ class Jobs(Crowd):
         """Post again what was not told of: the ids, by the post's name. The key keeps it from being done twice."""
         claimed = {}
         for call in sorted(self.untold):
-            answer = self._worker.http.post("/tasks", content=self.body(call), headers=self.headers(call))
+            headers = self.headers(call) | {"prefer": "wait=0"}
+            answer = self._worker.http.post("/tasks", content=self.body(call), headers=headers)
             assert answer.status_code in (200, 201), answer.text
             claimed[call] = answer.json()["id"]
         return claimed
