@@ -160,6 +160,24 @@ def test_a_call_that_is_answered_before_its_body_came_ends_the_connection(serve:
         assert read_to_end(connection).endswith(b"too large")
 
 
+@pytest.mark.parametrize("path", ["functions/status/404", "early"])
+def test_an_answer_that_comes_before_the_body_says_that_it_is_the_last(
+    serve: Callable[..., Launched], path: str
+) -> None:
+    """Or the client would send its next request to where nobody reads."""
+    launched = serve()
+    request = f"POST /{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n".encode()
+    with connected(launched) as connection:
+        connection.sendall(request)
+        assert "close" == read_answer(connection)[1].get("connection")
+        assert b"" == read_to_end(connection)
+    with connected(launched) as connection:
+        connection.sendall(request + b"whole")
+        assert "connection" not in read_answer(connection)[1]
+        connection.sendall(ask("GET", "status/200"))
+        assert 200 == read_answer(connection)[0]
+
+
 def test_a_client_that_is_gone_is_no_error(serve: Callable[..., Launched]) -> None:
     launched = serve()
     with connected(launched) as connection:

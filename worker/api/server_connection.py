@@ -55,6 +55,7 @@ class Connection(CallProtocol):
         self._discarded_bytes = 0
         self._error_sent = False
         self._half_closed = False
+        self._ends = False  # with the answer that was begun
         self._keepalive_handle: asyncio.TimerHandle | None = None
         self._keepalive_from_s: float | None = None
 
@@ -191,11 +192,19 @@ class Connection(CallProtocol):
     # The answer
 
     def _will_close(self, request: Any, response_requires_close: bool) -> bool:
-        return (
-            self.worker.announce_close
+        """As gunicorn's, which says nothing of the close that follows where a body wasn't read to its end.
+
+        What was said once holds: the rest of the body may come before the end of the answer.
+        """
+        receiver = self._body_receiver
+        self._ends = (
+            self._ends
+            or self.worker.announce_close
             or self._half_closed
+            or (receiver is not None and not receiver._complete)
             or bool(super()._will_close(request, response_requires_close))
         )
+        return self._ends
 
     def _build_http_scope(self, request: Any, sockname: Any, peername: Any) -> dict[str, Any]:
         scope: dict[str, Any] = super()._build_http_scope(request, sockname, peername)
