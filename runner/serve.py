@@ -34,7 +34,7 @@ from runner.protocol.call import (
     encode_answer,
 )
 from runner.protocol.control import ABI_WAGI
-from runner.protocol.record import BUSY, BUSY_SINCE, CALLS, DEADLINE, PEAK_MEMORY, RECORD_BYTES, WORDS
+from runner.protocol.record import BUSY_SINCE, CALLS, DEADLINE, RECORD_BYTES, WORDS
 from runner.protocol.record import RETIRE as RETIRE_WORD
 from runner.protocol.status import NO_TRAP, Outcome
 from runner.syscalls import (
@@ -189,10 +189,7 @@ class Server:
         done_ns = monotonic_ns()
         ready_ns = callee.ready_ns
         times = max(started_us - sent_us, 0), (ready_ns - started_ns) // 1000, (done_ns - ready_ns) // 1000
-        record[BUSY] += (done_ns - started_ns) // 1000
         record[CALLS] += 1
-        if callee.memory_bytes > record[PEAK_MEMORY]:
-            record[PEAK_MEMORY] = callee.memory_bytes
         self._answer(answer, times)
         self._asker.close()
         callee.settle()

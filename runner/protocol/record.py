@@ -6,9 +6,7 @@ the memfd before any tenant's code runs; the coordinator maps them all. Each fig
 u64[0]  busy_since_us     CLOCK_MONOTONIC at which the call was read; 0: none runs
 u64[1]  deadline_us       by when it should be over, its alarm included
 u64[2]  calls             that were answered
-u64[3]  busy_us           time spent in calls, all together
-u64[4]  peak_memory_bytes the most that an instance had
-u64[5]  retire            the coordinator's word, the only one: not 0 where the runner is to end after its call
+u64[3]  retire            the coordinator's word, the only one: not 0 where the runner is to end after its call
 """
 
 from __future__ import annotations
@@ -16,5 +14,5 @@ from __future__ import annotations
 import os
 
 RECORD_BYTES = os.sysconf("SC_PAGE_SIZE")  # what is mapped apart can't be reached by a neighbour
-BUSY_SINCE, DEADLINE, CALLS, BUSY, PEAK_MEMORY, RETIRE = range(6)
-WORDS = 6
+BUSY_SINCE, DEADLINE, CALLS, RETIRE = range(4)
+WORDS = 4

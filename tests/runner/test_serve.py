@@ -14,7 +14,7 @@ import pytest
 
 from runner.protocol import F32, F64, I32, I64
 from runner.protocol.call import FLAG_CANCEL
-from runner.protocol.record import BUSY_SINCE, CALLS, DEADLINE, PEAK_MEMORY, WORDS
+from runner.protocol.record import BUSY_SINCE, CALLS, DEADLINE, WORDS
 from runner.protocol.status import BYE, READY
 from tests.e2e.harness import wait_for
 from tests.runner.call_guests import (
@@ -272,9 +272,7 @@ def test_the_record_tells_what_it_does(deploy: Deploy) -> None:
     assert 0 == record[CALLS]
     hear(asker)
     wait_for(lambda: not deeds.record()[BUSY_SINCE], "the call is over")
-    record = deeds.record()
-    assert (1, 131_072) == (record[CALLS], record[PEAK_MEMORY])
-    assert record[3] >= 200_000
+    assert 1 == deeds.record()[CALLS]
 
 
 def test_a_full_log_is_no_error_for_the_guest(deploy: Deploy) -> None:

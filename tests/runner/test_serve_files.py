@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runner.protocol.call import FLAG_CANCEL
-from runner.protocol.record import BUSY_SINCE, PEAK_MEMORY
+from runner.protocol.record import BUSY_SINCE
 from tests.e2e.harness import wait_for
 from tests.guests.build import guest
 from tests.runner.call_guests import COUNT, DEEDS, ECHO, ENVIRONMENT, EXIT, FLOOD, LOG, LOOP, TRAP, ZERO, handler
@@ -79,7 +79,7 @@ def test_each_end_has_its_reason(deploy: Deploy) -> None:
         assert (b"", "trap", None) == _told(deeds.call(TRAP))
         assert (b"", "fuel", None) == _told(deeds.call(LOOP, fuel=10_000))
         assert (b"", "deadline", None) == _told(deeds.call(LOOP, fuel=2**62, wall_ms=20))
-    assert 131_072 == deeds.record()[PEAK_MEMORY]
+    assert 131_072 == deeds.call(ZERO).peak_memory_bytes
 
 
 def _told(answer: Any) -> tuple[bytes, str, int | None]:

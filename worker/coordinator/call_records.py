@@ -10,7 +10,7 @@ import mmap
 import os
 from dataclasses import dataclass
 
-from runner.protocol.record import BUSY, BUSY_SINCE, CALLS, DEADLINE, PEAK_MEMORY, RECORD_BYTES, RETIRE, WORDS
+from runner.protocol.record import BUSY_SINCE, CALLS, DEADLINE, RECORD_BYTES, RETIRE, WORDS
 from worker.coordinator.memfd import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, create
 
 _WORD_BYTES = 8
@@ -24,8 +24,6 @@ class CallRecord:
     busy_since_us: int = 0
     deadline_us: int = 0
     calls: int = 0
-    busy_us: int = 0
-    peak_memory_bytes: int = 0
 
 
 class CallRecords:
@@ -58,10 +56,4 @@ class CallRecords:
 
     def read(self, slot: int) -> CallRecord:
         words, base = self._words, slot * _STRIDE
-        return CallRecord(
-            words[base + BUSY_SINCE],
-            words[base + DEADLINE],
-            words[base + CALLS],
-            words[base + BUSY],
-            words[base + PEAK_MEMORY],
-        )
+        return CallRecord(words[base + BUSY_SINCE], words[base + DEADLINE], words[base + CALLS])
