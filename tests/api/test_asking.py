@@ -25,7 +25,7 @@ from tests.api.played_runner import (
     resets,
     says,
 )
-from worker.api.asking import Asker, End
+from worker.api.asking import DEADLINE_TICK_S, Asker, End
 from worker.api.routes import Revision
 from worker.core.task import Handler, Kind, Limits, Service, TaskSpec
 from worker.shared.routes import Route
@@ -313,6 +313,23 @@ def test_whoever_fails_over_an_end_takes_nobodys_deadline(world: World, caplog: 
 
     assert End.UNREAD is world.run(both())
     assert "this is made to fail" in caplog.text
+
+
+def test_a_close_tells_who_waits_and_leaves_no_deadline_behind(world: World) -> None:
+    world.play(reads_and_holds)
+    failed: list[dict[str, Any]] = []
+
+    async def close_and_ask_again() -> list[Answer | End]:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+        asked = asyncio.ensure_future(world.ask())
+        await asyncio.sleep(0)
+        world.asker.close()
+        ends = [await asked]
+        await asyncio.sleep(3 * DEADLINE_TICK_S)  # the next look at deadlines was due, and finds nothing to look at
+        return [*ends, await world.ask(queue_s=0.02)]
+
+    assert [End.DIED, End.UNREAD] == world.run(close_and_ask_again())
+    assert [] == failed
 
 
 def test_no_descriptor_is_left(world: World) -> None:

@@ -272,6 +272,7 @@ class Asker:
     def _tick(self) -> None:
         assert self._loop is not None
         if self._epoll is None:  # closed meanwhile, and everybody told
+            self._ticking = False
             return
         try:
             self._turn()  # whatever was said is heard before anyone is judged: we may have been stopped ourselves
