@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.functions import deploy
+from tests.e2e.functions import deploy, refusal
 from tests.e2e.harness import Worker
 from tests.guests.build import HERE, cache_dir, guest
 
@@ -29,11 +29,16 @@ print(len(body.split()), "words,", sum(i * i for i in range(1000)))
 
 
 LARGE = {"output_bytes": 32 << 20}
+OWNER = 45_678
 
 
 @pytest.fixture(scope="module")
 def worker(place: Path) -> Iterator[Worker]:
-    running = Worker(place / "data", "--max-body-bytes", str(20 << 20))
+    volume = place / "volume"
+    volume.mkdir(mode=0o755)
+    if os.geteuid() == 0:
+        os.chown(volume, OWNER, OWNER)
+    running = Worker(place / "data", "--max-body-bytes", str(20 << 20), "--volume", f"notes={volume}")
     running.start()
     yield running
     assert 0 == running.stop()
@@ -58,6 +63,25 @@ def test_a_handler_in_c(worker: Worker) -> None:
         echoed = worker.http.post("/functions/c", content=body, headers={"content-type": "application/x-all-bytes"})
         assert (201, "application/x-all-bytes") == (echoed.status_code, echoed.headers["content-type"]), echoed.text
         assert body == echoed.content
+
+
+@pytest.mark.root
+def test_a_handler_in_c_that_keeps_files_in_a_volume(worker: Worker, place: Path) -> None:
+    """A body that a guest leaves unread goes nowhere; what it writes stays, as the volume owner's."""
+    for revision, mode in (("r1", "rw"), ("r2", "ro")):
+        mounts = [{"volume": "notes", "path": ".", "guest": "/notes", "mode": mode}]
+        deploy(worker, "notes", revision, guest("notes"), default=mode == "rw", args=["/notes/all"], mounts=mounts)
+    every = bytes(range(256))
+    told = [worker.http.post("/functions/notes", content=body).content for body in (b"one\n", every, b"")]
+    assert [b"one\n", b"one\n" + every, b"one\n" + every] == told
+    kept = place / "volume" / "all"
+    assert (OWNER, OWNER, told[-1]) == (kept.stat().st_uid, kept.stat().st_gid, kept.read_bytes())
+    unread = worker.http.post("/functions/notes?read", content=b"a secret" * 10_000)
+    assert (200, told[-1]) == (unread.status_code, unread.content)
+    assert told[-1] == worker.http.get("/functions/notes").content
+    assert told[-1] == worker.http.get("/functions/notes/r2?read").content
+    assert (502, "guest_exit", "yes") == refusal(worker.http.post("/functions/notes/r2", content=b"no"))
+    assert told[-1] == kept.read_bytes()
 
 
 def test_a_handler_in_assemblyscript(worker: Worker) -> None:
