@@ -27,6 +27,22 @@ def speaker(text: str) -> bytes:
     )
 
 
+# Answers with how often its instance was called, a digit, and 8 bytes of its body; the rest it leaves unread.
+SIPPER = wasm(
+    """(module (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1) (data (i32.const 64) "A: 1\\n\\n0")
+    (func $say (param $at i32) (param $length i32)
+     (i32.store (i32.const 0) (local.get $at)) (i32.store (i32.const 4) (local.get $length))
+     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))))
+    (func (export "_start")
+     (i32.store8 (i32.const 70) (i32.add (i32.load8_u (i32.const 70)) (i32.const 1)))
+     (call $say (i32.const 64) (i32.const 7))
+     (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 8))
+     (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 16)))
+     (call $say (i32.const 1024) (i32.load (i32.const 16)))))"""
+)
+
 # `count` tells how often it was called in this instance; `forever`, `trap`, `burn` end badly; `add` adds; `grow` takes
 # as many pages and gives what there were before.
 EXPORTS = wasm(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.functions import Callers, deploy, deploy_export, refusal, speaker
+from tests.e2e.functions import SIPPER, Callers, deploy, deploy_export, refusal, speaker
 from tests.e2e.harness import Worker, wait_for
 from tests.guests.build import guest
 
@@ -128,9 +129,45 @@ def test_what_a_caller_leaves_no_other_finds(worker: Worker) -> None:
     assert b"hello world\n" == call(worker, "unread").content
 
 
+@pytest.mark.parametrize(("reuse", "counted"), [(1, "11111"), (3, "12312")])
+def test_what_a_guest_leaves_unread_no_other_call_reads(worker: Worker, reuse: int, counted: str) -> None:
+    """A kept instance has its memory still, as its deployer wished, and its own call's body alone."""
+    name = f"sips-{reuse}"
+    deploy(worker, name, "a", SIPPER, scale={"min": 1, "max": 1}, reuse={"max_calls": reuse})
+    bodies = (b"secret, and more of it", b"mine", b"", b"long" * 100_000, b"")
+    answers = [call(worker, name, "POST", content=body).content for body in bodies]
+    assert [f"{n}".encode() + body[:8] for n, body in zip(counted, bodies, strict=True)] == answers
+
+
 def test_an_instance_is_kept_where_the_deployer_says_so(worker: Worker) -> None:
     deploy_export(worker, "kept", "count", scale={"min": 1, "max": 1}, reuse={"max_calls": 3})
     assert [1, 2, 3, 1, 2] == [call(worker, "kept").json()["result"][0] for _ in range(5)]
+
+
+def test_slow_clients_hold_no_runner(worker: Worker) -> None:
+    """One that sends its body by and by, and one that takes nothing of its answer, while the only runner serves on."""
+    deploy(worker, "one", "a", guest("handler"), scale={"min": 1, "max": 1}, limits={"output_bytes": 16 << 20})
+    large = os.urandom(8 << 20)
+    with connected(worker, 10, b"half ") as sends, connected(worker, len(large), large) as takes:
+        wait_for(lambda: takes.recv(1, socket.MSG_PEEK), "its answer is there")
+        for _ in range(10):
+            assert b"hello world\n" == call(worker, "one").content
+        sends.sendall(b"whole")
+        assert read_whole(sends).endswith(b"\r\n\r\nhalf whole")
+        assert read_whole(takes).endswith(large)
+
+
+def connected(worker: Worker, length: int, body: bytes) -> socket.socket:
+    """A connection on which a call of `one` has begun."""
+    fields = ["Host: x", "Content-Type: a/b", "Connection: close", f"Content-Length: {length}"]
+    head = "\r\n".join(["POST /functions/one HTTP/1.1", *fields, "", ""])
+    connection = socket.create_connection(("127.0.0.1", worker.port), timeout=30)
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def read_whole(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
 
 def test_a_slow_function_does_not_delay_a_fast_one(worker: Worker) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tests.e2e import guests
 from tests.e2e.calling import call, connection, read_answer, send_call
 from tests.e2e.functions import deploy
-from tests.e2e.harness import EXPORTS, HELLO, Worker, fields, running, wait_for, wasm
+from tests.e2e.harness import EXPORTS, HELLO, STOP_S, Worker, fields, running, wait_for, wasm
 
 OPTIONS = ("--max-runners", "6", "--service-drain-s", "30", "--api-workers", "1", "--recycle-calls", "5")
 FETCHED = ("--fetch-allow", "127.0.0.1", "--file-dir")
@@ -333,9 +333,21 @@ def runners(found: dict[str, Any] | None) -> tuple[int, int, int] | None:
 
 
 def test_a_drain_serves_to_the_end_and_the_next_start_serves_on(place: Path) -> None:
-    with running(place / "drained", *OPTIONS, "--drain-s", "300") as worker:
+    with running(place / "drained", *OPTIONS, "--drain-s", "300", "--deregistration-delay-s", "1") as worker:
+        digest = worker.upload(wasm(guests.SLEEPER))
+        naps = deploy(worker, "naps", "r1", digest, handler={"abi": "export", "export": "nap"}, scale={"max": 1})
         task = deploy(worker, "kept", "r1", wasm(HELLO))
-        assert 0 == worker.stop()
+        with connection(worker, naps["id"]) as caller:
+            send_call(caller, struct.pack("<Q", 1500))
+            assert worker.process is not None
+            worker.process.send_signal(signal.SIGTERM)
+            ready = wait_for(lambda: (told := worker.http.get("/readyz")).status_code == 503 and told, "it drains")
+            assert ("draining", "draining", False, 6) == fields(ready.json(), "code", "state", "ready", "runners_total")
+            assert ready.json()["runners_free"] <= 4
+            assert b"hello world\n" == call(worker, task["id"]).body
+            napped = read_answer(caller)
+            assert "exit" == (napped and napped.reason)
+        assert 0 == worker.process.wait(STOP_S)
         assert set() == sockets(worker)
         worker.start()
         assert b"hello world\n" == call(worker, task["id"]).body
