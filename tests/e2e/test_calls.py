@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.functions import SIPPER, Callers, deploy, deploy_export, refusal, speaker
+from tests.e2e.functions import EXPORTS, SIPPER, Callers, deploy, deploy_export, refusal, speaker
 from tests.e2e.harness import Worker, wait_for
 from tests.guests.build import guest
 
@@ -155,6 +155,29 @@ def test_slow_clients_hold_no_runner(worker: Worker) -> None:
         sends.sendall(b"whole")
         assert read_whole(sends).endswith(b"\r\n\r\nhalf whole")
         assert read_whole(takes).endswith(large)
+
+
+@pytest.mark.parametrize("body", [b"", b'{"params": []}'])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_call_is_cancelled_with_its_client_where_the_deployer_says_so(
+    worker: Worker, body: bytes, at_once: bool
+) -> None:
+    name = f"cancelled-{len(body)}-{at_once}".lower()
+    limits = {"wall_ms": 30_000, "fuel": 10**15}
+    handler = {"abi": "export", "export": "forever", "on_disconnect": "cancel"}
+    task = deploy(worker, name, "r1", EXPORTS, handler=handler, scale={"min": 1, "max": 1}, limits=limits)
+    head = f"POST /functions/{name} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", worker.port)) as caller:
+        caller.sendall(head.encode() + body)
+        if not at_once:
+            _await_burning(worker)
+    errors = f"/revisions/{name}"
+    wait_for(
+        lambda: worker.http.get(errors).json()["revisions"][0]["errors"] == {"client_gone": 1}, "its client is missed"
+    )
+    answer = call(worker, name, "POST", headers={"x-galago-limit-wall-ms": "50"})
+    assert (504, "deadline", "yes") == refusal(answer)
+    worker.order_stop(task["id"], force=True)
 
 
 def connected(worker: Worker, length: int, body: bytes) -> socket.socket:

@@ -10,11 +10,12 @@ for a call: 150 us by ASGI's ways, 110 without.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from gunicorn.asgi.protocol import ASGIProtocol
 
-from worker.api.asgi import Response
+from worker.api.asgi import Message, Response
 from worker.api.calls import CALLS_ONLY, Calls, is_call
 
 _CLOSE = (b"connection", b"close")
@@ -40,6 +41,7 @@ class CallProtocol(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
         self._calls: Calls | None = getattr(self.app, "calls", None)  # of `worker.api.edge`
         self._addresses: tuple[Any, Any] | None = None
         self._calling = False  # a call is under way that the connection's task doesn't know of
+        self._half_closed = False  # the client sends no more
         self._full = False  # its answer was written, and the client is yet to take some of it
 
     def _on_headers_complete(self) -> bool:
@@ -125,7 +127,7 @@ class CallProtocol(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
             return bool(await self._handle_http_request(request, sockname, peername))
         receiver = self._body_receiver
         try:
-            response = await self._calls.respond(self._call_scope(request), receiver.receive)
+            response = await self._calls.respond(self._call_scope(request), partial(self._receive, receiver))
         except asyncio.CancelledError:  # the client is gone, and has been for gunicorn's grace
             return False
         if response is None or self._closed:
@@ -135,6 +137,13 @@ class CallProtocol(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
         if self._flow_control.write_paused:
             await self._flow_control.drain()
         return kept
+
+    async def _receive(self, receiver: Any) -> Message:
+        """gunicorn's, which forgets that the client sends no more where that was before its body was asked for."""
+        if self._half_closed and receiver._body_finished:
+            return {"type": "http.disconnect"}
+        message: Message = await receiver.receive()
+        return message
 
     def _write_response(self, response: Response) -> bool:
         """Write a whole answer at once. Returns: whether the connection is kept."""

@@ -54,7 +54,6 @@ class Connection(CallProtocol):
         self._lingering = False
         self._discarded_bytes = 0
         self._error_sent = False
-        self._half_closed = False
         self._ends = False  # with the answer that was begun
         self._keepalive_handle: asyncio.TimerHandle | None = None
         self._keepalive_from_s: float | None = None
@@ -92,12 +91,16 @@ class Connection(CallProtocol):
         super().data_received(data)
 
     def eof_received(self) -> bool:
-        """The client sends no more, and may still listen: what it asked is answered, a body cut short as such."""
+        """The client sends no more, and may still listen: what it asked is answered, a body cut short as such.
+
+        Who waits for the client to go is told that it has: a client that is gone says nothing else until it is written
+        to, and one that half-closes is rare (nginx and HAProxy's `abortonclose` take it so too).
+        """
         receiver = self._body_receiver
         if receiver is None:
             return False  # idle: closed at once
         self._half_closed = True
-        if not receiver._complete:
+        if receiver._body_finished or not receiver._complete:
             receiver.signal_disconnect()
         return True
 
