@@ -16,6 +16,8 @@ import pytest
 from tests.e2e.functions import Crowd
 from tests.e2e.harness import ROOT, free_port, wait_for
 
+Told = tuple[int, str]  # the status, and whether the call was executed, where a worker said so
+BROKE: Told = (0, "")  # HAProxy closed the connection without an answer
 READY = "ready"  # the call by which HAProxy is found ready, which may be made any number of times
 CONFIG = ROOT / "deploy" / "haproxy.cfg"
 
@@ -52,14 +54,14 @@ def front(calls: list[int], log: Path) -> Iterator[int]:
 def _answers(port: int) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
-        return _ask(connection, "GET", READY)[0] == 200
+        return _ask(connection, "GET", READY)[0] == (200, "yes")
     return False
 
 
-def _ask(connection: http.client.HTTPConnection, method: str, call: str) -> tuple[int, bytes]:
+def _ask(connection: http.client.HTTPConnection, method: str, call: str) -> tuple[Told, bytes]:
     connection.request(method, f"/functions/tell?{call}")
     answer = connection.getresponse()
-    return answer.status, answer.read()
+    return (answer.status, answer.headers.get("x-galago-executed", "")), answer.read()
 
 
 @dataclass
@@ -67,7 +69,7 @@ class Count:
     """What the clients saw. `wrong`: a 200 with another call's body."""
 
     answered: set[str] = field(default_factory=set)
-    failed: dict[str, int] = field(default_factory=dict)  # call -> status, 0 where the connection broke
+    failed: dict[str, Told] = field(default_factory=dict)
     wrong: list[tuple[str, bytes]] = field(default_factory=list)
 
 
@@ -79,16 +81,16 @@ class Clients(Crowd):
         self.count = Count()
 
     def ask(self, connection: http.client.HTTPConnection, call: str) -> None:
-        status, body = _ask(connection, "POST" if int(call.rpartition("-")[2]) % 2 else "GET", call)
-        if status != 200:
-            self.count.failed[call] = status
+        told, body = _ask(connection, "POST" if int(call.rpartition("-")[2]) % 2 else "GET", call)
+        if told != (200, "yes"):
+            self.count.failed[call] = told
         elif body.decode() != call:
             self.count.wrong.append((call, body))
         else:
             self.count.answered.add(call)
 
     def broke(self, call: str, error: Exception) -> None:
-        self.count.failed[call] = 0
+        self.count.failed[call] = BROKE
 
     def answered(self) -> int:
         return len(self.count.answered)
