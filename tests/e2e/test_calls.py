@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -233,6 +234,34 @@ def test_how_a_call_went_wrong_is_told(
     deploy_export(worker, name, export, limits=limits)
     headers = {"content-type": "application/json"}
     assert expected == refusal(call(worker, name, "POST", content=f'{{"params": {params}}}', headers=headers))
+
+
+def test_what_calls_came_to_is_told_in_every_place(worker: Worker) -> None:
+    deploy_export(worker, "counted", "add", scale={"idle_ms": 1})
+
+    def told() -> dict[str, Any]:
+        (found,) = worker.http.get("/revisions/counted").json()["revisions"]
+        return dict(found)
+
+    wait_for(lambda: {0} == set(told()["runners"].values()), "its idle runner is given up")
+    for body, status in ((b'{"params": [1, 2]}', 200), (b'{"params": [3, 4]}', 200), (b"{}", 422), (b"[", 400)):
+        assert status == call(worker, "counted", "POST", content=body).status_code
+    found = wait_for(lambda: (now := told())["calls"] == 4 and now, "every call is counted")
+    assert {"field_missing": 1, "bad_json": 1} == found["errors"]
+    assert 1 <= found["cold_starts"] <= 2
+    assert found["fuel"] > 0
+    for times in ("queue_us", "init_us", "run_us"):
+        assert None not in [found[times][of] for of in ("p50", "p90", "p99", "mean")]
+    stats = worker.http.get("/stats").json()["functions"]["counted"]
+    assert (1, 4, 2) == (stats["revisions"], stats["calls"], stats["errors"])
+    named = 'function="counted",revision="r1"'
+    lines = worker.http.get("/metrics").text.splitlines()
+    expected = [f'galago_function_calls_total{{code="{code}",{named}}}' for code in ("bad_json", "field_missing", "ok")]
+    counts = [f"{line} {count}" for line, count in zip(expected, ("1.0", "1.0", "2.0"), strict=True)]
+    counts += [f"galago_function_{times}_seconds_count{{{named}}} 2.0" for times in ("queue", "init", "run")]
+    counts += [f"galago_function_cold_starts_total{{{named}}} {found['cold_starts']}.0"]
+    counts += [f"galago_function_fuel_total{{{named}}} {found['fuel']}.0"]
+    assert set() == set(counts) - set(lines)
 
 
 def test_a_function_starts_from_nothing_and_goes_back_to_it(worker: Worker) -> None:
