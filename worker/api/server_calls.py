@@ -13,10 +13,11 @@ import asyncio
 from functools import partial
 from typing import Any
 
-from gunicorn.asgi.protocol import ASGIProtocol
+from gunicorn.asgi.protocol import ASGIProtocol, BodyReceiver
 
 from worker.api.asgi import Message, Response
 from worker.api.calls import CALLS_ONLY, Calls, is_call
+from worker.api.plain_call import read_plain_call
 
 _CLOSE = (b"connection", b"close")
 
@@ -30,6 +31,7 @@ class CallProtocol(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
 
     # gunicorn's
     _closed: bool
+    _callback_parser: Any
     _current_request: Any
     _response_buffer: bytes | None
     _request_ready: Any
@@ -45,7 +47,15 @@ class CallProtocol(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
         self._full = False  # its answer was written, and the client is yet to take some of it
 
     def _on_headers_complete(self) -> bool:
-        """As gunicorn's, but its task isn't woken yet: `_start_request` decides who answers."""
+        """As gunicorn's, but its task isn't woken yet: `_start_request` decides who answers.
+
+        Returns: whether the parser shall skip the body, which is never.
+        """
+        plain = None if self._calls is None else read_plain_call(self._callback_parser)
+        if plain is not None:
+            self._current_request = plain
+            self._body_receiver = BodyReceiver(plain, self)
+            return False
         ready, self._request_ready = self._request_ready, None
         try:
             return bool(super()._on_headers_complete())
