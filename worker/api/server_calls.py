@@ -13,6 +13,7 @@ import asyncio
 from functools import partial
 from typing import Any
 
+from gunicorn.asgi import protocol
 from gunicorn.asgi.protocol import ASGIProtocol, BodyReceiver
 
 from worker.api.asgi import Message, Response
@@ -157,9 +158,17 @@ class CallProtocol(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
 
     def _write_response(self, response: Response) -> bool:
         """Write a whole answer at once. Returns: whether the connection is kept."""
-        status, headers, body = response
-        close = self._will_close(self._current_request, _CLOSE in headers)
-        self._send_response_start(status, headers, self._current_request, close)
+        status, fields, body = response
+        request = self._current_request
+        said = _CLOSE in fields
+        close = self._will_close(request, said)
+        # As gunicorn's `_send_response_start`, for fields that are checked and in lower case: 3 us less.
+        head = [protocol._get_cached_status_line(request.version, status)]
+        for name, value in fields:
+            head += name, b": ", value, b"\r\n"
+        head += protocol._CACHED_SERVER_HEADER, protocol._get_cached_date_header()
+        head.append(b"Connection: close\r\n\r\n" if close and not said else b"\r\n")
+        self._response_buffer = b"".join(head)
         if body:
             self._send_body(body)
         else:
