@@ -37,6 +37,7 @@ DEADLINE_TICK_S = 0.01
 KILL_GRACE_S = 0.4
 # A tick of the runner's epoch: the first that falls into a call sends the mark, and a deadline ends at one.
 MARK_TICK_S = 0.005
+_SOCKET_TYPE = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _FIRST_READ_BYTES = 64 * 1024
 _READ_BYTES = 1024 * 1024
 _UCRED = struct.Struct("3i")  # pid, uid, gid (unix(7), SCM_CREDENTIALS)
@@ -148,7 +149,7 @@ class Asker:
             self._open()
         assert self._epoll is not None
         assert self._loop is not None
-        sock = Socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        sock = Socket(socket.AF_UNIX, _SOCKET_TYPE)
         try:
             sock.connect(revision.address)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)

@@ -34,10 +34,10 @@ class Tally:
     def add(self, code: str, answer: Answer | None) -> None:
         self.outcomes[code] = self.outcomes.get(code, 0) + 1
         if answer is not None:
-            self.fuel = min(MOST_SUM, self.fuel + answer.fuel_used)
-            self.queue_us = min(MOST_SUM, self.queue_us + answer.queue_us)
-            self.init_us = min(MOST_SUM, self.init_us + answer.init_us)
-            self.run_us = min(MOST_SUM, self.run_us + answer.run_us)
+            self.fuel += answer.fuel_used
+            self.queue_us += answer.queue_us
+            self.init_us += answer.init_us
+            self.run_us += answer.run_us
             bucket = figures.bucket
             self.queue[bucket(answer.queue_us)] += 1
             self.init[bucket(answer.init_us)] += 1
@@ -47,13 +47,13 @@ class Tally:
         return CallFigures(
             task_id,
             tuple(self.outcomes.items()),
-            self.fuel,
+            min(MOST_SUM, self.fuel),
             tuple(self.queue),
-            self.queue_us,
+            min(MOST_SUM, self.queue_us),
             tuple(self.init),
-            self.init_us,
+            min(MOST_SUM, self.init_us),
             tuple(self.run),
-            self.run_us,
+            min(MOST_SUM, self.run_us),
         )
 
 

@@ -31,6 +31,8 @@ class Export:
         return self._answer.size
 
     def request(self, body: bytes) -> bytes:
+        if not (body or self._params):
+            return b""
         params = _read(body)
         try:
             typed = values.type_params(params, self._params)
