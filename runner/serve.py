@@ -98,6 +98,7 @@ class Server:
         # The guest's log is full when the file is; a signal for that would end the process.
         _signal.signal(_SIGXFSZ, _signal.SIG_IGN)
         give_large_blocks_back()
+        _give_way()
         self._serve = serve
         self._record = _map_record(serve.record)
         self._asker = Asker(max_call_bytes, keeps_number=with_files)
@@ -226,6 +227,18 @@ class Server:
         call(_GETRUSAGE, 0, addressof(self._usage))
         user_s, user_us, system_s, system_us, peak_kib = _RUSAGE.unpack_from(self._usage)
         return (user_s + system_s) * 1_000_000 + user_us + system_us, peak_kib * 1024
+
+
+def _give_way() -> None:
+    """Let whoever wakes this process go on with what it does (sched(7), SCHED_BATCH), as far as that may be said here.
+
+    An API worker wakes a runner twice for each call, by connect and by what it sends, and would be preempted by it for
+    as long as the guest runs. Measured, 16 connections on two cores: 10 to 15 us less CPU for a call in both.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except OSError:
+        return
 
 
 def _failed(ending: Ending, times: tuple[int, int, int], callee: Callee) -> Answer:

@@ -67,6 +67,12 @@ def test_whoever_runs_the_worker_has_functions(zygote: ZygoteHost, artifact: Art
         assert (0, True) == service.finish()
 
 
+def test_a_server_that_is_woken_preempts_nobody(deploy: Deploy) -> None:
+    served = deploy(ECHO)
+    threads = [int(name) for name in os.listdir(f"/proc/{served.run.pid}/task")]
+    assert {os.SCHED_BATCH} == {os.sched_getscheduler(thread) for thread in threads}
+
+
 def test_an_export_is_called_with_numbers_and_answers_numbers(deploy: Deploy) -> None:
     add = deploy(NUMBERS, export=b"add", params=(I32, I32), results=(I32,))
     assert [42] == add.export(40, 2)
