@@ -132,8 +132,8 @@ def _quoted(text: str) -> str:
 def _server(command: Sequence[str], port: int) -> Iterator[str]:
     """A peer that serves hello on `port`, until its answer was checked and the block is left."""
     url = f"http://127.0.0.1:{port}/"
-    # In a session of its own, as ours are: where the kernel shares time out by session (sched(7), autogroup), a server in
-    # the load generator's waits for nobody between the two. On a busy machine that made five times the requests.
+    # In a session of its own, as ours are: where the kernel shares time out by session (sched(7), autogroup), a server
+    # in the load generator's waits for nobody between the two. On a busy machine that made five times the requests.
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=HERE.parent, start_new_session=True
     )
