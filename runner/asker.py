@@ -26,16 +26,17 @@ _SEND = MSG_DONTWAIT | MSG_NOSIGNAL
 _EAGAIN, _EINVAL, _ECONNABORTED = 11, 22, 103
 _POLLIN, _POLLOUT = 1, 4
 
-# CDLL gives the GIL back while it waits; PyDLL keeps it, for calls that never wait.
+# CDLL gives the GIL back while it waits; PyDLL keeps it, for calls that never wait. What each call takes has no
+# argument types, but ctypes objects that are made once (as in `runner.callee`).
 _waiting = ctypes.CDLL(None, use_errno=True)
 _prompt = ctypes.PyDLL(None, use_errno=True)
 _accept4 = _waiting.accept4
-_accept4.argtypes = (c_int, c_void_p, c_void_p, c_int)
 _ppoll = _waiting.ppoll
 _ppoll.argtypes = (c_void_p, c_size_t, c_void_p, c_void_p)
 _recv, _send = _prompt.recv, _prompt.send
-_recv.argtypes = _send.argtypes = (c_int, c_void_p, c_size_t, c_int)
 _recv.restype = _send.restype = c_ssize_t
+_ACCEPT = c_int(LISTENER_FD), None, None, c_int(SOCK_CLOEXEC)
+_CALL, _NOW, _NOW_QUIETLY = c_int(CALL_FD), c_int(MSG_DONTWAIT), c_int(_SEND)
 
 
 class _Wait(ctypes.Structure):
@@ -50,7 +51,7 @@ _TIMESPEC_OFFSET = _Wait.seconds.offset
 class Asker:
     """The connection of the call that is being served; one a process."""
 
-    __slots__ = ("_address", "_keeps_number", "_max_bytes", "_peeked", "_view", "_wait")
+    __slots__ = ("_address", "_answer_bytes", "_first", "_keeps_number", "_max_bytes", "_peek", "_view", "_wait")
 
     def __init__(self, max_bytes: int, *, keeps_number: bool) -> None:
         """Nothing is asked for yet.
@@ -65,7 +66,9 @@ class Asker:
         self._max_bytes = max_bytes
         self._address = map_memory(BUFFER_BYTES)  # not from the heap: its pages exist only once they are filled
         self._view: memoryview = view_memory(self._address, BUFFER_BYTES, WRITABLE)
-        self._peeked = ctypes.create_string_buffer(1)
+        self._first = _CALL, c_void_p(self._address), c_size_t(BUFFER_BYTES), _NOW
+        self._peek = _CALL, ctypes.create_string_buffer(1), c_size_t(1), c_int(MSG_PEEK | MSG_DONTWAIT)
+        self._answer_bytes = c_size_t()
         self._wait = _Wait(CALL_FD)
 
     def accept(self) -> bool:
@@ -75,7 +78,7 @@ class Asker:
             OSError: the listener is none, or the connection got another descriptor than CALL_FD.
         """
         while True:
-            fd = _accept4(LISTENER_FD, None, None, SOCK_CLOEXEC)
+            fd = _accept4(*_ACCEPT)
             if fd == CALL_FD:
                 return True
             if fd >= 0 and self._keeps_number:
@@ -95,7 +98,7 @@ class Asker:
             ProtocolError: no request, or too long.
             MemoryError: there is no room for it.
         """
-        have = _recv(CALL_FD, self._address, BUFFER_BYTES, MSG_DONTWAIT)
+        have = _recv(*self._first)
         if have >= CALL_HEAD.size:
             fields = CALL_HEAD.unpack_from(self._view)
             whole = checked_length(fields)
@@ -138,7 +141,7 @@ class Asker:
     def _receive(self, address: int, room: int, due_ns: int) -> int:
         """What comes next, before `due_ns`: how many bytes, 0 where nothing will."""
         while self._ready(_POLLIN, due_ns):
-            got: int = _recv(CALL_FD, address, room, MSG_DONTWAIT)
+            got: int = _recv(_CALL, c_void_p(address), c_size_t(room), _NOW)
             if got >= 0:
                 return got
             if get_errno() != _EAGAIN:
@@ -147,16 +150,17 @@ class Asker:
 
     def is_there(self) -> bool:
         """Whether the other end still waits, and has said nothing after its request."""
-        got = _recv(CALL_FD, addressof(self._peeked), 1, MSG_PEEK | MSG_DONTWAIT)
+        got = _recv(*self._peek)
         return got < 0 and get_errno() == _EAGAIN
 
     def mark(self) -> None:
         """Say that the call still runs."""
-        _send(CALL_FD, MARK, 1, _SEND)
+        _send(_CALL, MARK, c_size_t(len(MARK)), _NOW_QUIETLY)
 
     def begin_answer(self, answer: bytes) -> int:
         """Send what goes at once: how many bytes did, -1 where the asker has gone."""
-        sent: int = _send(CALL_FD, answer, len(answer), _SEND)
+        self._answer_bytes.value = len(answer)
+        sent: int = _send(_CALL, answer, self._answer_bytes, _NOW_QUIETLY)
         return 0 if sent < 0 and get_errno() == _EAGAIN else sent
 
     def finish_answer(self, answer: bytes, sent: int) -> None:
@@ -166,7 +170,7 @@ class Asker:
         while 0 <= sent < len(answer):
             if not self._ready(_POLLOUT, due_ns):
                 return
-            more = _send(CALL_FD, address + sent, len(answer) - sent, _SEND)
+            more = _send(_CALL, c_void_p(address + sent), c_size_t(len(answer) - sent), _NOW_QUIETLY)
             if more < 0 and get_errno() != _EAGAIN:
                 return
             sent += max(more, 0)
