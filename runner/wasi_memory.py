@@ -6,11 +6,10 @@ What is out of bounds raises Fault, which the caller turns into EFAULT.
 
 from __future__ import annotations
 
-import ctypes
-from ctypes import byref
+from ctypes import byref, c_bool, c_size_t, c_void_p
 from struct import Struct
 
-from runner.capi import EXTERN_ITEM, EXTERN_MEMORY, Extern, library
+from runner.capi import EXTERN_ITEM, EXTERN_MEMORY, Extern, prompt
 from runner.syscalls import WRITABLE, view_memory
 from runner.wasi_abi import EFAULT, ENOMEM
 
@@ -41,15 +40,19 @@ class GuestMemory:
     The view is kept until an access lies outside of it: a memory only ever grows, and never moves (runner.settings).
     """
 
-    __slots__ = ("_data", "_data_size", "_export_get", "_extern", "_item", "_view", "caller", "context", "size")
+    __slots__ = (
+        *("_context", "_data", "_data_size", "_export_get", "_extern", "_extern_at", "_item", "_name", "_view"),
+        *("caller", "context", "size"),
+    )
 
     def __init__(self) -> None:
-        lib = library()
-        self._data = lib.wasmtime_memory_data
-        self._data_size = lib.wasmtime_memory_data_size
-        self._export_get = lib.wasmtime_caller_export_get
+        self._data = prompt("wasmtime_memory_data", c_void_p)
+        self._data_size = prompt("wasmtime_memory_data_size", c_size_t)
+        self._export_get = prompt("wasmtime_caller_export_get", c_bool)
         self._extern = Extern()
-        self._item = ctypes.addressof(self._extern) + EXTERN_ITEM
+        self._extern_at, self._item = byref(self._extern), byref(self._extern, EXTERN_ITEM)
+        self._name = b"memory", c_size_t(len(b"memory"))
+        self._context = c_void_p()
         self.forget()
 
     def forget(self) -> None:
@@ -117,12 +120,13 @@ class GuestMemory:
     def _refresh(self) -> None:
         """Look at the memory again: for the first time, or because it may have grown."""
         if self._extern.kind != EXTERN_MEMORY:
-            found = self.caller and self._export_get(self.caller, b"memory", 6, byref(self._extern))
+            found = self.caller and self._export_get(c_void_p(self.caller), *self._name, self._extern_at)
             if not found or self._extern.kind != EXTERN_MEMORY:
                 self._extern.kind = 0
                 return
-        size = self._data_size(self.context, self._item)
+        self._context.value = self.context
+        size = self._data_size(self._context, self._item)
         if size != self.size:
-            base = self._data(self.context, self._item)
+            base = self._data(self._context, self._item)
             self._view = view_memory(base, size, WRITABLE)
             self.size = size
