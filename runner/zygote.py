@@ -32,6 +32,7 @@ from time import monotonic_ns
 from runner import engine, inherit, mounts, process, seal
 from runner.errors import ProtocolError, RunnerError, SealError
 from runner.fork import Forker
+from runner.holes import fill_holes
 from runner.messages import SOL_SOCKET, Mailbox
 from runner.protocol import CONTROL_FD, PROFILE_COMPILER, PROFILE_NAMES, PROFILE_RUNNER, STATUS_FD, WITH_FILES
 from runner.protocol.control import MAX_CONTROL_BYTES
@@ -150,9 +151,7 @@ def _last_words(code: int, error: Exception) -> int:
 def _live(argv: list[str]) -> int:
     arguments = Arguments(argv)
     parent_pid = _settle()
-    zygote = Zygote(arguments, parent_pid)
-    _freeze()
-    return zygote.serve()
+    return Zygote(arguments, parent_pid).serve()
 
 
 def _settle() -> int:
@@ -185,11 +184,12 @@ def _set_socket_option(option: int, value: bytes) -> None:
 
 
 def _freeze() -> None:
-    """No collection after this: it would touch every object, and each child pays for the pages that it touches."""
+    """No collection after this, which would touch every object: each child pays for the pages that it touches."""
     import gc
 
     gc.collect()
     gc.disable()
+    fill_holes()
     gc.freeze()
 
 
@@ -216,6 +216,7 @@ class Zygote:
             inheritance.ruleset_fd = RULESET_FD
         compiler = arguments.compiler_memory_bytes, arguments.compiler_cpu_s
         self._prepared = process.Prepared(inheritance, made, self._mailbox, compiler, arguments.max_call_bytes)
+        _freeze()
         inheritance.data_bytes = inherit.private_bytes()
         self._inheritance = inheritance
 
