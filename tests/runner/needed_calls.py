@@ -139,12 +139,12 @@ def _finish_paused(run: Run) -> int:
     return run.finish()
 
 
-def pause(run: Run, state: str, over: Callable[[], bool] = lambda: False) -> None:
+def pause(run: Run, state: str, times: int = PAUSES, over: Callable[[], bool] = lambda: False) -> None:
     """SIGSTOP and SIGCONT in `state`, many times: one alone may come just when no thread of it waits.
 
     Until it is dead, or `over`.
     """
-    for _ in range(PAUSES):
+    for _ in range(times):
         if not await_state(run, state, over):
             return
         signal.pidfd_send_signal(run.pidfd, signal.SIGSTOP)

@@ -19,7 +19,7 @@ from runner.syscall_numbers import number_of
 from tests.e2e.harness import wait_for
 from tests.runner.call_guests import DEEDS, LOG, LOOP, TRAP, ZERO, handler
 from tests.runner.call_host import Service
-from tests.runner.needed_calls import HIDDEN, pause
+from tests.runner.needed_calls import HIDDEN, PAUSES, pause
 from tests.runner.zygote_host import MIB, RUNNER_UID, ZygoteHost
 
 # What is sent, one asker each: calls' bodies, or their variables where a tuple; None sends nothing for a while.
@@ -80,6 +80,10 @@ NEEDED = {
     "close": "answer",
     "write": "write to the log",
 }
+# The limits of a call that is paused, by whether that is to be its death: how long it runs must not decide about that,
+# on however slow a machine. Where it isn't, fuel ends it: a deadline could come while it is stopped, and its alarm then.
+PAUSED = {True: {"fuel": 2**62, "wall_ms": 60_000}, False: {"fuel": 200_000_000, "wall_ms": 60_000}}
+TO_ITS_DEATH = 10_000
 RULES = [rule for rule in allow.SERVER if number_of(rule.name) is not None]
 # What a server with mounts may do that a job with mounts may not, or not so.
 OWN = [rule for rule in allow.FILES_SERVER if rule not in allow.FILES and number_of(rule.name) is not None]
@@ -106,18 +110,23 @@ def play(start_zygote: Start, artifact: Artifact, tmp_path: Path, root_directory
             path = tmp_path / f"{len(host.runs)}-{lacking}"
             service = stack.enter_context(Service(host, artifact(guest), path, mounts))
             preopens = ((b"/m0", b"/data", False),) if mounts else ()
-            paused = name == "be paused"
-            service.serve(fuel=2**62, wall_ms=500 if paused else 60, preopens=preopens)
+            limits = PAUSED[bool(lacking)] if name == "be paused" else {"fuel": 2**62, "wall_ms": 60}
+            service.serve(preopens=preopens, **limits)
             for one in asked:
                 stack.enter_context(_ask(service, one))
-            if paused:
-                wait_for(lambda: service.record()[BUSY_SINCE], "the call runs")
-                # The ticker waits for its next tick: the kernel goes on with that by a call of its own.
-                pause(service.run, "R", over=lambda: not service.record()[BUSY_SINCE])
+            if name == "be paused":
+                _pause(service, bool(lacking))
             service.retire()
             return service.run.finish()
 
     return start
+
+
+def _pause(service: Service, to_its_death: bool) -> None:
+    """The ticker waits for its next tick: the kernel goes on with that by a call of its own."""
+    wait_for(lambda: service.record()[BUSY_SINCE], "the call runs")
+    times = TO_ITS_DEATH if to_its_death else PAUSES
+    pause(service.run, "R", times, over=lambda: not service.record()[BUSY_SINCE])
 
 
 def _ask(service: Service, one: bytes | tuple[bytes] | None) -> socket.socket:
