@@ -17,7 +17,7 @@ from runner.protocol import (
     PROFILE_SERVER,
     STATUS_FD,
 )
-from runner.seccomp import ALL_BITS, RET_ERRNO, Rule, equals, is_null, lacks
+from runner.seccomp import ALL_BITS, RET_ERRNO, Rule, equals, lacks
 from runner.syscalls import FAULT_SIGNALS
 
 TYPE_CHECKING = False
@@ -184,7 +184,7 @@ _CALLS: Final = (
     Rule(
         "sendto",
         "the answer; a call without an address, a signal or a wait",
-        ((0, ALL_BITS, CALL_FD), (3, ALL_BITS, MSG_DONTWAIT | MSG_NOSIGNAL), *is_null(4)),
+        ((0, ALL_BITS, CALL_FD), (3, ALL_BITS, MSG_DONTWAIT | MSG_NOSIGNAL), (4, ALL_BITS, 0)),
     ),
     Rule("setitimer", "the alarm of a call; other timers would send other signals", equals(0, ITIMER_REAL)),
     Rule("sigaltstack", "wasmtime gives a thread that runs Wasm a stack for its handler"),

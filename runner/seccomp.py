@@ -3,8 +3,9 @@
 A program is 8-byte instructions (linux/filter.h: u16 code, u8 jt, u8 jf, u32 k) over struct seccomp_data:
 u32 nr at 0, u32 arch at 4, u64 instruction pointer at 8, u64 args[6] from 16, little-endian.
 
-A condition looks at the low 32 bits of an argument, which is all of an int and of flags that the kernel reads 32 bits
-of, or with HIGH at the upper ones: a rule about a pointer checks both.
+A condition looks at all 64 bits of an argument that its mask has, so that no rule needs to know how many the kernel
+reads: of a descriptor or of flags that are an int it reads 32, of a pointer or of mmap's flags all. Where it reads
+fewer, callers leave zeros above: compilers move an int by an instruction that clears the upper half.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
     from collections.abc import Sequence
     from typing import Final
 
-    # (argument's index, mask, value): (argument & mask) == value; index + HIGH is the argument's upper half
+    # (argument's index, mask, value): (argument & mask) == value, 64 bits each
     Condition = tuple[int, int, int]
 
-ALL_BITS: Final = 0xFFFFFFFF
-HIGH: Final = 8
+ALL_BITS: Final = 0xFFFFFFFFFFFFFFFF
 
 # linux/seccomp.h, linux/audit.h
 RET_KILL_PROCESS, RET_ERRNO, RET_ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
@@ -38,6 +38,7 @@ _LOAD, _AND, _RETURN = 0x20, 0x54, 0x06
 _JUMP_EQUAL, _JUMP_GREATER_OR_EQUAL = 0x15, 0x35
 _INSTRUCTION = struct.Struct("<HBBI")
 _NR_OFFSET, _ARCH_OFFSET, _ARGS_OFFSET = 0, 4, 16
+_WORD = 0xFFFFFFFF
 
 
 class Rule:
@@ -72,11 +73,6 @@ def lacks(argument: int, bits: int) -> tuple[Condition, ...]:
     return ((argument, bits, 0),)
 
 
-def is_null(argument: int) -> tuple[Condition, ...]:
-    """For a pointer."""
-    return (argument, ALL_BITS, 0), (argument + HIGH, ALL_BITS, 0)
-
-
 def assemble(rules: Sequence[Rule], machine: str = MACHINE, default: int = RET_KILL_PROCESS) -> bytes:
     """The program that allows what `rules` allow on `machine` and answers everything else with `default`.
 
@@ -109,16 +105,24 @@ def _body(rule: Rule, default: int) -> list[bytes]:
         return [_instruction(_RETURN, rule.action)]
     body = []
     for conditions in rule.alternatives:
-        left = 3 * len(conditions) + 1  # instructions of this alternative, with its return
-        for argument, mask, value in conditions:
+        words = [word for condition in conditions for word in _words(condition)]
+        left = 3 * len(words) + 1  # instructions of this alternative, with its return
+        for offset, mask, value in words:
             left -= 3
-            high, index = divmod(argument, HIGH)
-            body.append(_instruction(_LOAD, _ARGS_OFFSET + 8 * index + 4 * high))
+            body.append(_instruction(_LOAD, offset))
             body.append(_instruction(_AND, mask))
             body.append(_instruction(_JUMP_EQUAL, value, if_false=left))
         body.append(_instruction(_RETURN, rule.action))
     body.append(_instruction(_RETURN, default if rule.otherwise is None else rule.otherwise))
     return body
+
+
+def _words(condition: Condition) -> list[tuple[int, int, int]]:
+    """(offset, mask, value) of the halves of an argument that a condition looks at: a program compares 32 bits."""
+    argument, mask, value = condition
+    offset = _ARGS_OFFSET + 8 * argument
+    halves = ((offset, mask & _WORD, value & _WORD), (offset + 4, mask >> 32, value >> 32))
+    return [half for half in halves if half[1]]
 
 
 def _instruction(code: int, k: int, if_true: int = 0, if_false: int = 0) -> bytes:

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from runner import allow, seccomp
 from runner.protocol import PROFILE_NAMES, PROFILE_SERVER
-from runner.seccomp import AUDIT_ARCH, HIGH, RET_ALLOW, RET_ERRNO, RET_KILL_PROCESS, Rule, assemble, equals
+from runner.seccomp import AUDIT_ARCH, RET_ALLOW, RET_ERRNO, RET_KILL_PROCESS, Rule, assemble, equals
 from runner.syscall_numbers import AARCH64, MACHINE, NUMBERS, X86_64, number_of
 from tests.runner.bpf import answer
 from tests.runner.zygote_host import AS_NOBODY, ROOT
+from worker.coordinator import fetch_seal
 
 MACHINES = (X86_64, AARCH64)
 I386_ARCH, ARM_ARCH = 0x40000003, 0x40000028
@@ -35,8 +36,7 @@ def arguments(conditions: tuple[tuple[int, int, int], ...]) -> list[int]:
     """Arguments that meet all conditions."""
     values = [0] * 6
     for argument, _, value in conditions:
-        high, index = divmod(argument, HIGH)
-        values[index] |= value << 32 * high
+        values[argument] |= value
     return values
 
 
@@ -45,17 +45,15 @@ def flipped(rule: Rule) -> list[tuple[int, ...]]:
     found = []
     for conditions in rule.alternatives:
         for argument, mask, _ in conditions:
-            high, index = divmod(argument, HIGH)
-            for bit in (bit for bit in range(32) if mask >> bit & 1):
+            for bit in (bit for bit in range(64) if mask >> bit & 1):
                 values = arguments(conditions)
-                values[index] ^= 1 << bit + 32 * high
+                values[argument] ^= 1 << bit
                 found.append(tuple(values))
     return found
 
 
 def meets(rule: Rule, values: tuple[int, ...]) -> bool:
-    words = [*values, *[0] * (HIGH - len(values)), *[value >> 32 for value in values]]
-    return any(all(words[arg] & mask == value for arg, mask, value in conditions) for conditions in rule.alternatives)
+    return any(all(values[arg] & mask == value for arg, mask, value in conditions) for conditions in rule.alternatives)
 
 
 def ask(profile: int, machine: str, nr: int, values: tuple[int, ...] = ()) -> int:
@@ -129,15 +127,22 @@ def test_what_has_no_mounts_has_no_call_that_takes_a_path() -> None:
         assert set() == takes_a_path & {rule.name for rule in rules}
 
 
-def test_a_pointer_is_looked_at_in_whole() -> None:
-    """An address in the upper half of a word alone is one too."""
+@pytest.mark.parametrize("argument", [0, 3, 4], ids=["the descriptor", "the flags", "the address"])
+def test_an_argument_is_looked_at_in_whole(argument: int) -> None:
+    """What stands in the upper half of a word alone is refused too."""
     (send,) = [rule for rule in allow.SERVER if rule.name == "sendto"]
     values = arguments(send.alternatives[0])
-    values[4] = 1 << 32
-    assert not meets(send, tuple(values))
+    values[argument] |= 1 << 32
     nr = number_of("sendto")
     assert nr is not None
     assert RET_KILL_PROCESS == ask(PROFILE_SERVER, MACHINE, nr, tuple(values))
+
+
+@pytest.mark.parametrize("rules", [*allow.RULES.values(), fetch_seal.RULES])
+def test_no_condition_compares_a_lower_half_alone(rules: tuple[Rule, ...]) -> None:
+    """A condition is about some bits, or about a value, and then about all of it but for bits that do not matter."""
+    masks = {mask for rule in rules for conditions in rule.alternatives for _, mask, _ in conditions}
+    assert {mask for mask in masks if mask >> 31 and mask >> 32 != 0xFFFFFFFF} == set()
 
 
 @pytest.mark.parametrize("rules", [allow.RUNNER, allow.FILES, allow.SERVER, allow.FILES_SERVER])

@@ -80,8 +80,8 @@ NEEDED = {
     "close": "answer",
     "write": "write to the log",
 }
-# The limits of a call that is paused, by whether that is to be its death: how long it runs must not decide about that,
-# on however slow a machine. Where it isn't, fuel ends it: a deadline could come while it is stopped, and its alarm then.
+# The limits of a call that is paused, by whether that is to be its death: then how long it runs must not decide, on
+# however slow a machine. Where it isn't, fuel ends it: a deadline's alarm could come while it is stopped.
 PAUSED = {True: {"fuel": 2**62, "wall_ms": 60_000}, False: {"fuel": 200_000_000, "wall_ms": 60_000}}
 TO_ITS_DEATH = 10_000
 RULES = [rule for rule in allow.SERVER if number_of(rule.name) is not None]
