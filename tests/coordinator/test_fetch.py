@@ -193,7 +193,8 @@ def test_a_process_that_is_stopped_is_killed_when_its_time_is_over(site: w.Web) 
 
 def impostor(code: str, *, close: bool = False) -> object:
     """Starts a program of ours in the fetcher's place; it finds the answer's pipe as `fd`."""
-    body = f"import os, sys, time\nfd = int(os.environ['GALAGO_FD_ANSWER'])\n{code}"
+    head = "import os, sys; from tests.lasting import outlast; fd = int(os.environ['GALAGO_FD_ANSWER'])"
+    body = f"{head}\n{code}"
 
     def start(program: spawn.Program) -> spawn.Process:
         return spawn.spawn(spawn.Program((sys.executable, "-c", body), env=program.env, fds=program.fds))
@@ -208,7 +209,7 @@ def impostor(code: str, *, close: bool = False) -> object:
         ("os.write(fd, b'{\"digest\"')", "without a whole answer"),
         ("os.write(fd, b'{}\\n')", "claims what can't be"),
         ("while True: os.write(fd, bytes(65536))", "answer was too long"),
-        ("os.close(fd); time.sleep(60)", "without a whole answer (killed by SIGKILL)"),
+        ("os.close(fd); outlast(os.getppid())", "without a whole answer (killed by SIGKILL)"),
         ("sys.exit(3)", "without a whole answer (exit code 3)"),
     ],
 )

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from runner.probe import Finding
+from tests.lasting import outlast
 from worker.coordinator import stats as module
 from worker.coordinator.stats import Load, RunningTask, Stats
 
@@ -250,7 +251,7 @@ def test_a_recycled_pid_is_left_out(stats: Stats, clock: Clock, eventually: Call
         Path("/proc/sys/kernel/ns_last_pid").write_text(str(task.pid - 1))
         pid = os.fork()
         if pid == 0:
-            time.sleep(60)
+            outlast(os.getppid())
             os._exit(0)
         if pid == task.pid:
             stranger.append(pid)

@@ -1,7 +1,7 @@
-"""A whole worker on a machine that lacks one layer of the seal: `python -m worker`, but for what zygote and probe find.
+"""A whole worker on a machine that lacks layers of the seal: `python -m worker`, but for what zygote and probe find.
 
-    python unsealed_worker.py LAYER -m worker serve ...     the launcher, as `harness.Worker` calls it
-    python -m tests.hostile.unsealed_worker LAYER           the coordinator, as that launcher starts it
+    python unsealed_worker.py LAYER,... -m worker serve ...     the launcher, as `harness.Worker` calls it
+    python -m tests.hostile.unsealed_worker LAYER,...           the coordinator, as that launcher starts it
 
 It puts another zygote and another probe into it.
 """
@@ -24,13 +24,13 @@ from runner import inherit
 from runner.zygote import main; main(sys.argv[1:])"""
 
 
-def _coordinate(layer: str) -> int:
+def _coordinate(layers: list[str]) -> int:
     from runner import probe
     from worker.coordinator import __main__ as coordinator
     from worker.coordinator import zygote_program
 
-    zygote_program._BOOT = BOOT.format(lacks=LACKS[layer])
-    lines = "".join(f"{name}\t{int(name == layer)}\n" for name in probe.HOW_TO_GET)
+    zygote_program._BOOT = BOOT.format(lacks="\n".join(LACKS[layer] for layer in layers))
+    lines = "".join(f"{name}\t{int(name in layers)}\n" for name in probe.HOW_TO_GET)
     probe.command = lambda *_, answer_fd=1, **__: [
         sys.executable,
         "-c",
@@ -41,7 +41,7 @@ def _coordinate(layer: str) -> int:
 
 if __name__ == "__main__":
     if sys.argv[2:] == ["worker.coordinator"]:
-        sys.exit(_coordinate(sys.argv[1]))
+        sys.exit(_coordinate(sys.argv[1].split(",")))
     sys.path[0] = str(ROOT)
     assert sys.argv[2:4] == ["-m", "worker"], sys.argv
     from tests.hostile.other_worker import launch

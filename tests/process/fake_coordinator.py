@@ -13,14 +13,13 @@ import sys
 import time
 from pathlib import Path
 
+from tests.lasting import lasting_argv, outlast
 from worker import capabilities
 from worker.capabilities import ZYGOTE
 from worker.config import Config
 from worker.heartbeat import Heartbeat
 from worker.shared.page import PageWriter
 from worker.spawn import Program, child_fds, python_env, spawn
-
-SLEEPER = "import sys, time; time.sleep(1000)"
 
 
 def main() -> None:
@@ -32,7 +31,7 @@ def main() -> None:
     if os.environ.get("FAKE_FAIL") == "boot":
         sys.exit(7)
     if os.environ.get("FAKE_FAIL") == "mute":
-        time.sleep(1000)
+        outlast(int(os.environ["FAKE_TESTER"]))
     heartbeat = Heartbeat(fds["beat"])
     page = PageWriter(fds["page"])
     wake, theirs = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -40,7 +39,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     sleeper = Program(
-        (sys.executable, "-c", SLEEPER),
+        lasting_argv(int(os.environ["FAKE_TESTER"])),
         env={**python_env(), "FAKE_MARK": os.environ["FAKE_MARK"]},
         capabilities=frozenset(ZYGOTE),
     )

@@ -67,7 +67,7 @@ class Launched:
         command += ["--data-dir", str(data_dir)]
         command += ["--bind", "127.0.0.1:0", *options]
         passed = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-        environment = {**passed, "LANG": "C.UTF-8", "FAKE_MARK": self.mark, **env}
+        environment = {**passed, "LANG": "C.UTF-8", "FAKE_MARK": self.mark, "FAKE_TESTER": str(os.getpid()), **env}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,
@@ -104,7 +104,7 @@ class Launched:
             case "coordinator":
                 return [pid for pid, command in marked.items() if "fake_coordinator" in command]
             case "sleeper":
-                return [pid for pid, command in marked.items() if "time.sleep(1000)" in command]
+                return [pid for pid, command in marked.items() if "pidfd_open" in command]
             case "master":
                 return [pid for pid in self._api(marked) if parent_of(pid) == launcher]
             case "worker":

@@ -187,5 +187,5 @@ def test_the_children_get_no_more_than_they_need(launch: Callable[..., Launched]
     launched.await_whole()
     report = launched.report()
     assert report["fds"] == ["beat", "commands", "config", "lock", "page"]
-    assert set(report["env"]) <= {"FAKE_MARK", "LANG", "PATH", "PYTHONPATH", "LC_CTYPE"}
+    assert set(report["env"]) <= {"FAKE_MARK", "FAKE_TESTER", "LANG", "PATH", "PYTHONPATH", "LC_CTYPE"}
     assert report["max_queued"] == 7

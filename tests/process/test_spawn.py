@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.lasting import lasting_argv
 from tests.process.launched import NOBODY, ROOT, parent_of, wait_for
 from worker.errors import ExitCode, SpawnError, WorkerError
 from worker.spawn import Identity, Process, Program, child_fds, python_env, spawn
@@ -116,7 +117,7 @@ def test_a_directory_that_is_not_there_is_told_with_its_step() -> None:
 
 
 def test_how_it_ended_is_told_in_words() -> None:
-    process = spawn(Program(("/bin/sleep", "1000")))
+    process = spawn(Program(lasting_argv()))
     assert process.reap() is None
     process.send(signal.SIGKILL)
     assert ended(process) == "killed by SIGKILL"
@@ -130,10 +131,10 @@ def test_a_signal_to_one_that_is_gone_is_no_error() -> None:
 
 
 def test_a_child_dies_with_its_parent() -> None:
-    code = """
+    code = f"""
 import sys
-from worker.spawn import Program, python_env, spawn
-print(spawn(Program(("/bin/sleep", "1000"))).pid, flush=True)
+from worker.spawn import Program, spawn
+print(spawn(Program({lasting_argv()})).pid, flush=True)
 sys.stdin.read()
 """
     parent = subprocess.Popen(

@@ -25,6 +25,7 @@ from runner.zygote import (
     ArgumentError,
     Arguments,
 )
+from tests.lasting import outlast
 from tests.runner.zygote_host import RUNNER_UID, ZygoteHost, zygote_argv
 
 LIBC_SIGNALS = 1 << 31 | 1 << 32  # 32 and 33, libc's own for its threads
@@ -163,7 +164,7 @@ def orphaned(root_directory: Path, profile: int, made: int) -> Iterator[int]:
                 run.read_to(HELLO)
                 run.ready_layers()
             os.write(write_end, f"{host.pid} {run.pid}".encode())
-            signal.pause()
+            outlast(os.getppid())
         finally:
             os._exit(1)
     os.close(write_end)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.lasting import outlast
 from tests.shared.samples import task_id
 from worker.errors import BadName
 from worker.shared.blobs import Blobs
@@ -111,7 +112,7 @@ def test_the_sweep_takes_the_blobs_of_the_dead_and_leaves_those_of_the_living(bl
             orphan = blobs.new_temporary()
             orphan.write(b"half")
             os.write(ready_write, orphan.finish().encode())
-            signal.pause()
+            outlast(os.getppid())
         finally:
             os._exit(1)
     orphan_name = os.read(ready_read, 100).decode()
