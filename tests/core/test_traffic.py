@@ -163,6 +163,14 @@ def test_a_coordinator_that_stood_still_kills_nobody_for_it(driver: ServiceDrive
     assert ([], []) == (of(KillRunner, effects), started(effects))
 
 
+def test_a_coordinator_that_is_late_again_and_again_kills_what_is_stuck_in_the_end(driver: ServiceDriver) -> None:
+    """On a busy machine it may be so each time: what it saw before still counts."""
+    driver.serve(max=1)
+    driver.waits()
+    effects = [effect for _ in range(45) for effect in driver.next_sample(queued=1, us=400 * MS)]
+    assert [KillRunner(1)] == of(KillRunner, effects)
+
+
 def test_what_was_just_answered_is_no_stall(driver: ServiceDriver) -> None:
     driver.serve(max=2)
     driver.waits()

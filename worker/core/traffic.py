@@ -128,8 +128,11 @@ class Traffic:
         """The time has come to read the figures of those that are due."""
         due = [one for one in self._sampled.values() if one.sample_due_us <= now.monotonic_us]
         for revision in due:
-            if now.monotonic_us - revision.sample_due_us >= STALL_US:
-                revision.progress_us = now.monotonic_us  # it was us who stood still, and saw nothing meanwhile
+            late_us = now.monotonic_us - revision.sample_due_us
+            if late_us >= STALL_US:
+                # It was us who stood still, and saw nothing meanwhile: that time alone doesn't count. (Had it begun
+                # anew, nobody would ever be stuck for a coordinator that is late again and again.)
+                revision.progress_us = min(revision.progress_us + late_us, now.monotonic_us)
             full = revision.able >= revision.service.scale.max
             slow = full or revision.unqueued >= SLOW_AFTER
             revision.sample_due_us = now.monotonic_us + (SLOW_SAMPLE_US if slow else SAMPLE_US)
