@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.e2e.harness import ROOT
 from worker import config_values
 from worker.config import Config, add_options, option_flag, options_table, restart_only
 from worker.config_values import Volume, is_loopback, read_volume, split_address
@@ -248,8 +250,16 @@ def test_what_nobody_handed_over_is_refused(data: bytes) -> None:
 
 
 def test_what_sighup_cannot_change_is_named() -> None:
-    before, after = load(), load("--bind", "127.0.0.1:1", "--max-queued", "1")
-    assert restart_only(before, after) == ["--bind"]
+    before, after = load(), load("--bind", "127.0.0.1:1", "--max-runners", "1", "--max-connections", "1")
+    assert restart_only(before, after) == ["--bind", "--max-runners"]
+
+
+def test_sighup_changes_nothing_that_the_coordinator_goes_by() -> None:
+    """It is made for one configuration, and reads no other while it runs."""
+    sources = "".join(path.read_text() for path in (ROOT / "worker" / "coordinator").glob("*.py"))
+    named = set(re.findall(r"config\.([a-z_]+)", sources)) & {option.name for option in fields(Config)}
+    # How many may ask it for metrics at a time: more than expected wait.
+    assert {"api_workers"} == {option.name for option in fields(Config) if option.metadata["reload"]} & named
 
 
 def test_every_default_is_in_its_own_range() -> None:

@@ -88,21 +88,6 @@ def prepare(config: Config, identity: Identity | None) -> tuple[str, ...]:
     return lacking
 
 
-def limit_again(config: Config) -> None:
-    """Set the limits of another configuration, in the cgroups that `prepare` made.
-
-    Raises:
-        ConfigError: the kernel refuses.
-    """
-    assert config.cgroup is not None
-    above = Path(config.cgroup)
-    try:
-        given = (above / "cgroup.controllers").read_text().split()
-        _limit(above / "runners", given, config)
-    except OSError as exc:
-        raise ConfigError("--cgroup", f"{config.cgroup} ({exc.strerror})", _RIGHT) from exc
-
-
 def _limit(runners: Path, controllers: list[str], config: Config) -> None:
     for name, value in limits(config).items():
         if name.partition(".")[0] in controllers and (runners / name).exists():  # no swap.max where there is no swap

@@ -43,10 +43,14 @@ def _option(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
-    restart: bool = False,
+    reload: bool = False,
 ) -> Any:
-    """A field with what is known of it. A callable default is asked each time; `restart`: SIGHUP can't change it."""
-    metadata = {"help": help_text, "unit": unit, "low": low, "high": high, "choices": choices, "restart": restart}
+    """A field with what is known of it. A callable default is asked each time.
+
+    `reload`: SIGHUP changes it. That is what API workers and launcher alone go by: a coordinator, its zygote and the
+    runners' cgroup are made for one configuration, and what API workers admit has to fit theirs.
+    """
+    metadata = {"help": help_text, "unit": unit, "low": low, "high": high, "choices": choices, "reload": reload}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -78,13 +82,13 @@ class Config:
     """Every figure of a worker. `Config(...)` takes values as they are; `Config.load` reads and checks them."""
 
     # Where
-    bind: str = _option("127.0.0.1:8470", "address to serve on, HOST:PORT; port 0 takes a free one", restart=True)
-    calls_bind: str | None = _option(
-        None, "one more address, HOST:PORT, that serves function calls and health alone", restart=True
+    bind: str = _option("127.0.0.1:8470", "address to serve on, HOST:PORT; port 0 takes a free one")
+    calls_bind: str | None = _option(None, "one more address, HOST:PORT, that serves function calls and health alone")
+    data_dir: str = _option("", "directory of the task table, blobs and sockets; made with mode 0700")
+    user: str = _option("nobody", "whom everything but launcher and runners runs as; only as root")
+    token_file: str | None = _option(
+        None, "file of `sha256:<hex> scope[,scope]` lines, mode 0600; none: loopback only", reload=True
     )
-    data_dir: str = _option("", "directory of the task table, blobs and sockets; made with mode 0700", restart=True)
-    user: str = _option("nobody", "whom everything but launcher and runners runs as; only as root", restart=True)
-    token_file: str | None = _option(None, "file of `sha256:<hex> scope[,scope]` lines, mode 0600; none: loopback only")
     worker_name: str = _option(_hostname, "this worker's name in statistics")
     volumes: tuple[str, ...] = _option((), "directory for mounts, NAME=PATH[,uid=U,gid=G]; may be repeated")
     file_dirs: tuple[str, ...] = _option((), "directory below which `file:` module URLs may lie; may be repeated")
@@ -92,11 +96,14 @@ class Config:
     allowed_hosts: tuple[str, ...] = _option(
         (),
         "Host that control routes answer to; may be repeated; none: any with tokens, else IP addresses and localhost",
+        reload=True,
     )
-    allowed_origins: tuple[str, ...] = _option((), "foreign Origin that control routes allow; may be repeated")
+    allowed_origins: tuple[str, ...] = _option(
+        (), "foreign Origin that control routes allow; may be repeated", reload=True
+    )
 
     # How much at once
-    api_workers: int = _option(2, "processes that parse HTTP", low=1, high=64)
+    api_workers: int = _option(2, "processes that parse HTTP", low=1, high=64, reload=True)
     max_runners: int = _option(lambda: 4 * _cores(), "runners at once", low=1, high=4096)
     max_runners_memory_bytes: int = _option(
         _memory, "the memory limits of all runners at once, together", unit="bytes", low=64 * MiB, high=2**60
@@ -104,7 +111,9 @@ class Config:
     max_compilers: int = _option(_compilers, "compilers at once", low=1, high=64)
     max_queued: int = _option(10_000, "tasks that may wait for a runner", low=0, high=10_000_000)
     max_open_tasks_per_token: int = _option(10_000, "unfinished tasks of one token", low=1, high=10_000_000)
-    max_stored_bytes_per_token: int = _option(10 * GiB, "blobs of one token", unit="bytes", low=0, high=2**60)
+    max_stored_bytes_per_token: int = _option(
+        10 * GiB, "blobs of one token", unit="bytes", low=0, high=2**60, reload=True
+    )
     # How much of what is over and unused is kept
     retention_days: float = _option(7.0, "a task is kept so long after its end", unit="days", low=0, high=36_500)
     retention_tasks: int = _option(1_000_000, "ended tasks that are kept", low=0, high=10**9)
@@ -126,7 +135,7 @@ class Config:
         high=2**60,
     )
 
-    max_connections: int = _option(1_000, "connections at once, of one API worker", low=1, high=100_000)
+    max_connections: int = _option(1_000, "connections at once, of one API worker", low=1, high=100_000, reload=True)
 
     # Modules
     max_module_bytes: int = _option(32 * MiB, "a module's size", unit="bytes", low=KiB, high=GiB)
@@ -140,13 +149,17 @@ class Config:
     fetch_timeout_s: int = _option(60, "time to fetch a module by URL", unit="s", low=1, high=3_600)
 
     # A task's limits: what it gets when it says nothing, and what it may ask for
-    default_fuel: int = _option(10**9, "fuel of a task that names none", low=1, high=2**63 - 1)
-    default_memory_bytes: int = _option(64 * MiB, "memory, likewise", unit="bytes", low=64 * KiB, high=4 * GiB)
-    default_wall_ms: int = _option(10_000, "run time, likewise", unit="ms", low=1, high=86_400_000)
-    default_output_bytes: int = _option(MiB, "stdout and stderr each, likewise", unit="bytes", low=0, high=MOST_OUTPUT)
-    max_fuel: int = _option(2**63 - 1, "fuel that a task may ask for", low=1, high=2**63 - 1)
+    default_fuel: int = _option(10**9, "fuel of a task that names none", low=1, high=2**63 - 1, reload=True)
+    default_memory_bytes: int = _option(
+        64 * MiB, "memory, likewise", unit="bytes", low=64 * KiB, high=4 * GiB, reload=True
+    )
+    default_wall_ms: int = _option(10_000, "run time, likewise", unit="ms", low=1, high=86_400_000, reload=True)
+    default_output_bytes: int = _option(
+        MiB, "stdout and stderr each, likewise", unit="bytes", low=0, high=MOST_OUTPUT, reload=True
+    )
+    max_fuel: int = _option(2**63 - 1, "fuel that a task may ask for", low=1, high=2**63 - 1, reload=True)
     max_memory_bytes: int = _option(512 * MiB, "memory, likewise", unit="bytes", low=64 * KiB, high=4 * GiB)
-    max_wall_ms: int = _option(30_000, "run time, likewise", unit="ms", low=1, high=86_400_000)
+    max_wall_ms: int = _option(30_000, "run time, likewise", unit="ms", low=1, high=86_400_000, reload=True)
     max_output_bytes: int = _option(64 * MiB, "stdout and stderr each, likewise", unit="bytes", low=0, high=MOST_OUTPUT)
 
     # Runners of functions
@@ -166,27 +179,29 @@ class Config:
         30_000, "time for a process to its first heartbeat", unit="ms", low=1_000, high=600_000
     )
     drain_s: float = _option(30.0, "budget of an orderly stop, all phases together", unit="s", low=0, high=86_400)
-    deregistration_delay_s: float = _option(0.0, "of it, for load balancers to notice", unit="s", low=0, high=86_400)
+    deregistration_delay_s: float = _option(
+        0.0, "of it, for load balancers to notice", unit="s", low=0, high=86_400, reload=True
+    )
 
     # HTTP
     max_body_bytes: int = _option(8 * MiB, "a request's body, modules apart", unit="bytes", low=KiB, high=GiB)
-    max_header_bytes: int = _option(64 * KiB, "a request's head", unit="bytes", low=KiB, high=MiB)
-    head_timeout_s: float = _option(10.0, "time for a whole request head", unit="s", low=0.1, high=3_600)
-    body_timeout_s: float = _option(30.0, "time for a whole request body", unit="s", low=0.1, high=86_400)
+    max_header_bytes: int = _option(64 * KiB, "a request's head", unit="bytes", low=KiB, high=MiB, reload=True)
+    head_timeout_s: float = _option(10.0, "time for a whole request head", unit="s", low=0.1, high=3_600, reload=True)
+    body_timeout_s: float = _option(30.0, "time for a whole request body", unit="s", low=0.1, high=86_400, reload=True)
     write_timeout_s: float = _option(
-        30.0, "a client that takes nothing for so long is cut", unit="s", low=0.1, high=86_400
+        30.0, "a client that takes nothing for so long is cut", unit="s", low=0.1, high=86_400, reload=True
     )
-    keepalive_s: float = _option(75.0, "idle connections; more than the load balancer's", unit="s", low=1, high=86_400)
+    keepalive_s: float = _option(
+        75.0, "idle connections; more than the load balancer's", unit="s", low=1, high=86_400, reload=True
+    )
     reload_linger_s: float = _option(
-        5.0, "on reload, for idle connections to end by themselves", unit="s", low=0, high=3_600
+        5.0, "on reload, for idle connections to end by themselves", unit="s", low=0, high=3_600, reload=True
     )
 
     # How
     durability: str = _option("full", "what a 201 survives: power loss, or a crash", choices=("full", "normal"))
     allow_unsealed: bool = _option(False, "start even without seccomp and no_new_privs")
-    cgroup: str | None = _option(
-        None, "delegated cgroup v2 directory, for a cgroup with limits around all runners", restart=True
-    )
+    cgroup: str | None = _option(None, "delegated cgroup v2 directory, for a cgroup with limits around all runners")
     runner_uid_first: int = _option(60_000, "first uid of the runners' range; only as root", low=1_000, high=2**31)
     log_format: str = _option("console", "lines for people, or JSON", choices=("console", "json"))
     log_level: str = _option("info", "what is logged", choices=("debug", "info", "warning", "error"))
@@ -305,11 +320,11 @@ def options_table() -> str:
 
 
 def restart_only(before: Config, after: Config) -> list[str]:
-    """The options that differ and that a running worker can't take on."""
+    """The options that differ and that a running worker can't take on: SIGHUP leaves them as they were."""
     return [
         option_flag(option.name)
         for option in fields(Config)
-        if option.metadata["restart"] and getattr(before, option.name) != getattr(after, option.name)
+        if not option.metadata["reload"] and getattr(before, option.name) != getattr(after, option.name)
     ]
 
 

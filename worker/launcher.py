@@ -20,7 +20,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from worker import capabilities, cgroup, datadir, drain, listeners
+from worker import capabilities, cgroup, config_values, datadir, drain, listeners
 from worker.config import Config, restart_only
 from worker.config_values import COMMANDS_SOCKET
 from worker.drain import Budget, Drain, Facts, Order
@@ -261,10 +261,8 @@ class Launcher:
             config = self._reload()
             for flag in restart_only(self._loaded, config):
                 _log.warning("%s can't change while the worker runs and stays as it was", flag)
-            config = _keep_restart_only(self._loaded, config)
-            _check_uids(config, self._identity.uid if self._identity else None)
-            if config.cgroup:
-                cgroup.limit_again(config)
+            # What was right with the rest of the new one need not be with what stays of the old.
+            config = config_values.check(_keep_restart_only(self._loaded, config), {})
             self._handover.write(self._effective(config))
         except WorkerError as exc:
             _log.error("SIGHUP changes nothing: %s", exc)
@@ -324,7 +322,7 @@ def _check_uids(config: Config, uid: int | None) -> None:
 
 
 def _keep_restart_only(before: Config, after: Config) -> Config:
-    kept = {option.name: getattr(before, option.name) for option in fields(Config) if option.metadata["restart"]}
+    kept = {option.name: getattr(before, option.name) for option in fields(Config) if not option.metadata["reload"]}
     return replace(after, **kept)
 
 

@@ -84,7 +84,9 @@ def _report(run: Path, config: Config, fds: dict[str, int]) -> None:
         "permitted": sets.permitted,
         "fds": sorted(fds),
         "env": sorted(os.environ),
-        "max_queued": config.max_queued,
+        "max_connections": config.max_connections,
+        "max_runners": config.max_runners,
+        "runner_uid_first": config.runner_uid_first,
         "bind": config.bind,
         "open_fds": sorted(int(name) for name in os.listdir("/proc/self/fd")),
     }

@@ -91,7 +91,7 @@ class Stub:
             case "readyz":
                 return (503, b"draining") if self._page.draining or not self._page.ready else (200, b"ready")
             case "config":
-                return 200, str(self._config.max_queued).encode()
+                return 200, str(self._config.max_connections).encode()
             case "tokens":
                 return 200, Path(self._config.token_file or "").read_bytes()
             case "who":

@@ -183,9 +183,9 @@ def test_somebody_elses_data_directory_is_refused(launch: Callable[..., Launched
 
 
 def test_the_children_get_no_more_than_they_need(launch: Callable[..., Launched]) -> None:
-    launched = launch(GALAGO_MAX_QUEUED="7", SECRET="of the launcher's")
+    launched = launch(GALAGO_MAX_CONNECTIONS="7", SECRET="of the launcher's")
     launched.await_whole()
     report = launched.report()
     assert report["fds"] == ["beat", "commands", "config", "lock", "page"]
     assert set(report["env"]) <= {"FAKE_MARK", "FAKE_TESTER", "LANG", "PATH", "PYTHONPATH", "LC_CTYPE"}
-    assert report["max_queued"] == 7
+    assert report["max_connections"] == 7

@@ -43,17 +43,6 @@ def test_the_runners_cgroup_is_limited_to_what_all_may_have_together(tree: Path)
     )
 
 
-def test_another_configuration_limits_what_is_there_anew(tree: Path) -> None:
-    prepared(tree)
-    more = CONFIG | {"max_runners": 9, "max_runners_memory_bytes": 5 * GIB}
-    cgroup.limit_again(Config(cgroup=str(tree), **more))  # type: ignore[arg-type]
-    expected = {"memory.max": str(7 * GIB + (64 << 20)), "pids.max": str(1 + 2 + 9 * FILES_NPROC)}
-    assert expected == {name: (tree / "runners" / name).read_text() for name in expected}
-    (tree / "cgroup.controllers").unlink()
-    with pytest.raises(ConfigError, match=r"--cgroup: .*Delegate=yes"):
-        cgroup.limit_again(Config(cgroup=str(tree), **CONFIG))  # type: ignore[arg-type]
-
-
 def test_a_trial_joins_below_where_a_worker_is(tree: Path) -> None:
     assert (str(tree / "runners"), "/nowhere") == (cgroup.to_try(str(tree)), cgroup.to_try("/nowhere"))
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.seal import FILES_NPROC
-from tests.process.launched import NOBODY, Launched, cgroup_tree, wait_for
+from tests.process.launched import CGROUP_LIMITS, NOBODY, Launched, cgroup_tree, wait_for
 
 
 class Asked(threading.Thread):
@@ -133,57 +132,63 @@ def test_what_is_stopped_does_not_hold_up_the_end_beyond_its_heartbeat(
 
 def test_sighup_reads_the_file_again_for_both(launch: Callable[..., Launched], scratch: Path) -> None:
     file = scratch / "worker.toml"
-    file.write_text("max_queued = 11\nmax_runners = 3\n")
-    pids = cgroup_tree(scratch / "cgroup") / "runners" / "pids.max"
-    launched = launch("--config", str(file), "--cgroup", str(scratch / "cgroup"))
+    file.write_text("max_connections = 11\n")
+    launched = launch("--config", str(file))
     launched.await_whole()
-    assert (launched.get("/config"), launched.report()["max_queued"]) == ((200, b"11"), 11)
-    before = int(pids.read_text())
-    file.write_text("max_queued = 22\nmax_runners = 4\n")
+    assert (launched.get("/config"), launched.report()["max_connections"]) == ((200, b"11"), 11)
+    file.write_text("max_connections = 22\n")
     launched.process.send_signal(signal.SIGHUP)
     wait_for(lambda: launched.get("/config") == (200, b"22"), "the API has the new figure")
-    wait_for(lambda: launched.report()["max_queued"] == 22, "the coordinator has the new figure")
-    assert int(pids.read_text()) - before == FILES_NPROC, "its runners' cgroup has the new limits"
+    wait_for(lambda: launched.report()["max_connections"] == 22, "the coordinator has the new figure")
     assert launched.stop() == 0
 
 
 def test_sighup_with_a_wrong_file_changes_nothing(launch: Callable[..., Launched], scratch: Path) -> None:
     file = scratch / "worker.toml"
-    file.write_text("max_queued = 11\n")
+    file.write_text("max_connections = 11\n")
     launched = launch("--config", str(file))
     launched.await_whole()
     before = launched.marked().keys()
-    file.write_text("max_queued = -1\n")
+    file.write_text("max_connections = -1\n")
     launched.process.send_signal(signal.SIGHUP)
     wait_for(lambda: "SIGHUP changes nothing" in launched.text(), "it says what is wrong")
-    assert "max_queued: '-1' is not right; it must be a whole number from 0 to 10000000" in launched.text()
+    assert "max_connections: '-1' is not right; it must be a whole number from 1 to 100000" in launched.text()
     assert (launched.marked().keys(), launched.get("/config")) == (before, (200, b"11"))
 
 
-@pytest.mark.root
-def test_sighup_is_checked_as_a_start_is(launch: Callable[..., Launched], scratch: Path) -> None:
-    """Runners of the uid that parses HTTP could read and steer it."""
+def test_sighup_leaves_what_only_a_restart_can_change_and_says_so(
+    launch: Callable[..., Launched], scratch: Path
+) -> None:
+    """Uids, slots and the cgroup's limits belong together; runners of the uid that parses HTTP could steer it."""
     file = scratch / "worker.toml"
-    file.write_text("max_queued = 11\n")
+    file.write_text("max_connections = 11\nmax_runners = 3\n")
+    cgroups = cgroup_tree(scratch / "cgroup")
+    launched = launch("--config", str(file), "--cgroup", str(cgroups))
+    launched.await_whole()
+    limits = [(cgroups / "runners" / name).read_text() for name in CGROUP_LIMITS]
+    before = launched.report()
+    others = f'user = "daemon"\nmax_runners = 4\nrunner_uid_first = {NOBODY - 1}\ncgroup = "/elsewhere"\n'
+    file.write_text(f"max_connections = 22\n{others}")
+    launched.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: launched.report()["max_connections"] == 22, "the coordinator has the new figure")
+    for flag in ("--user", "--max-runners", "--runner-uid-first"):
+        assert f"{flag} can't change while the worker runs and stays as it was" in launched.text()
+    after = launched.report()
+    kept = ("bind", "max_runners", "runner_uid_first")
+    assert {name: before[name] for name in kept} == {name: after[name] for name in kept}
+    assert limits == [(cgroups / "runners" / name).read_text() for name in CGROUP_LIMITS]
+
+
+def test_sighup_changes_nothing_that_does_not_fit_what_stays(launch: Callable[..., Launched], scratch: Path) -> None:
+    """Each file is right by itself."""
+    file = scratch / "worker.toml"
+    file.write_text("max_connections = 11\nmax_memory_bytes = 67108864\n")
     launched = launch("--config", str(file))
     launched.await_whole()
-    file.write_text(f"max_queued = 22\nrunner_uid_first = {NOBODY - 1}\n")
+    file.write_text("max_connections = 22\nmax_memory_bytes = 268435456\ndefault_memory_bytes = 134217728\n")
     launched.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "SIGHUP changes nothing: --runner-uid-first" in launched.text(), "it says what is wrong")
+    wait_for(lambda: "SIGHUP changes nothing: --default-memory-bytes" in launched.text(), "it says what is wrong")
     assert launched.get("/config") == (200, b"11")
-
-
-def test_sighup_leaves_what_only_a_restart_can_change(launch: Callable[..., Launched], scratch: Path) -> None:
-    file = scratch / "worker.toml"
-    file.write_text("max_queued = 11\n")
-    launched = launch("--config", str(file))
-    launched.await_whole()
-    bind = launched.report()["bind"]
-    file.write_text('max_queued = 22\nuser = "daemon"\n')
-    launched.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: launched.report()["max_queued"] == 22, "the coordinator has the new figure")
-    assert "--user can't change while the worker runs" in launched.text()
-    assert launched.report()["bind"] == bind
 
 
 def test_tokens_are_handed_over_and_read_again(launch: Callable[..., Launched], scratch: Path) -> None:
