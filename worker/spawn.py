@@ -142,7 +142,7 @@ def spawn(program: Program) -> Process:
             _become(program, steps, env, theirs)
         os.close(theirs)
         theirs = -1
-        process = Process(pid, os.pidfd_open(pid))
+        process = Process(pid, _pidfd_of(program, pid))
         _await_exec(program, process, ours)
         return process
     finally:
@@ -164,6 +164,15 @@ def _fork() -> int:
     finally:
         if pid != 0:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _pidfd_of(program: Program, pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError as exc:  # no descriptor is left: a child that nobody could watch must not live on
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise SpawnError(program.argv[0], "pidfd", exc.errno or 0, str(exc)) from exc
 
 
 def _await_exec(program: Program, process: Process, fd: int) -> None:

@@ -6,7 +6,7 @@ import mmap
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,9 @@ class PlayedRunners:
         self.failed: list[str] = []
         self.told: list[tuple[bytes, list[os.stat_result]]] = []
 
-    def bear(self, birth: Birth, fds: Callable[[], tuple[int, ...]]) -> None:
+    def bear(self, birth: Birth) -> None:
         try:
-            birth.fds = tuple(os.dup(fd) for fd in fds())
+            birth.fds = tuple(os.dup(fd) for fd in birth.need())
         except OSError as error:
             birth.gone()
             self.failed.append(str(error))
@@ -89,7 +89,7 @@ class Stage:
         self.artifact = os.memfd_create("artifact")
 
     def start(self, runner_id: int, slot: int, task: Task = TASK) -> None:
-        self.servers.start(runner_id, slot, task, self.artifact)
+        self.servers.start(runner_id, slot, task, lambda: self.artifact)
 
     def close(self) -> None:
         os.close(self.artifact)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from worker.api.problems import Problem
+from worker.api.problems import Problem, internal
 from worker.api.services import Services
 
 P = ParamSpec("P")
@@ -38,12 +38,12 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
 @contextmanager
 def storing() -> Iterator[None]:
-    """A full disk becomes a Problem within. Raises: Problem: storage_full."""
+    """What a disk or the system refuses becomes a Problem within. Raises: Problem: storage_full, internal."""
     try:
         yield
     except OSError as exc:
         if exc.errno not in _FULL:
-            raise
+            raise internal(exc, "storing a blob", executed="no") from exc
         raise Problem("storage_full", "the worker's disk is full; free some of it, or ask another worker") from exc
 
 

@@ -5,6 +5,7 @@ Memory holds the sealed memfds that runners are given, up to a number of bytes, 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -74,7 +75,13 @@ class Artifacts:
         self.compiled = 0
 
     def fd(self, digest: str) -> int:
-        """The sealed memfd of an artifact that was told `ready` and not `evicted`."""
+        """The sealed memfd of an artifact that was told `ready` and not `evicted`.
+
+        Raises:
+            FileNotFoundError: it was evicted.
+        """
+        if digest not in self._memory:
+            raise FileNotFoundError(errno.ENOENT, "the artifact has left the cache")
         self._memory.move_to_end(digest)
         return self._memory[digest][0]
 
@@ -90,9 +97,9 @@ class Artifacts:
     def children(self) -> dict[int, audit.Child]:
         """The compilers that are born, by pid, as the audit knows a child."""
         return {
-            compilation.child.pid: audit.Child(f"the compiler of {digest}", compilation.child.watched)
+            compilation.pid: audit.Child(f"the compiler of {digest}", compilation.child.watched)
             for digest, compilation in self.compiling.items()
-            if compilation.child.born
+            if compilation.child is not None and compilation.pid is not None
         }
 
     def fds(self) -> dict[int, str]:
@@ -104,7 +111,7 @@ class Artifacts:
 
     def pids(self) -> list[int]:
         """The compilers' that run."""
-        return [compilation.child.pid for compilation in self.compiling.values() if compilation.child.born]
+        return [compilation.pid for compilation in self.compiling.values() if compilation.pid is not None]
 
     def prepare(self, digest: str) -> None:
         """Have it at hand; `ready` or `failed` follows, perhaps at once."""
@@ -141,7 +148,7 @@ class Artifacts:
 
     def kill_overdue(self, monotonic_us: int) -> None:
         """Kill the compilers that have had their time."""
-        for compilation in self.compiling.values():
+        for compilation in list(self.compiling.values()):
             if monotonic_us - compilation.started_us > self._wall_us:
                 compilation.kill(f"compiling took longer than {self._wall_us // 1_000_000} s (compile_wall_s)")
 

@@ -59,6 +59,11 @@ class Child:
         return self._pidfd >= 0
 
     @property
+    def unwanted(self) -> bool:
+        """It was to be killed before it was born."""
+        return self._kill_at_birth
+
+    @property
     def watched(self) -> bool:
         """Whether we shall hear of its end."""
         return self._poller.hears(self._pidfd)

@@ -6,7 +6,6 @@ loaded within the seal of a runner.
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from runner.protocol.status import OUTCOME, Frame, Outcome, decode_outcome
 from worker.coordinator import memfd
 from worker.coordinator.child import Child
 from worker.coordinator.poller import Poller
+from worker.coordinator.want import Tries, is_passing
 from worker.coordinator.zygote import FORK_ATTEMPTS, Failure, Zygote
 from worker.core.verdict import Exit
 
@@ -56,36 +56,54 @@ class Compilation:
         self._killed: str | None = None
         self._cancelled = False
         self.started_us = time.monotonic_ns() // 1000
-        self._artifact = memfd.create("artifact")
+        self._artifact = -1
         self._poller = poller
         self._zygote = zygote
         self._uid = uid
         self._attempts = FORK_ATTEMPTS
-        self.child = Child(poller, self, lambda _: None)
+        self._tries = Tries()
+        self._waited_for: Path | None = None  # the module, while another try is waited for
+        self.child: Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, once it is born."""
+        return self.child.pid if self.child is not None and self.child.born else None
 
     def fds(self) -> dict[int, str]:
         """Our descriptors of it, and what they are."""
-        return {**self.child.fds("a compiler"), self._artifact: "a compiler: its artifact"}
+        found = self.child.fds("a compiler") if self.child is not None else {}
+        return found | ({self._artifact: "a compiler: its artifact"} if self._artifact >= 0 else {})
 
     def start(self, module: Path) -> None:
-        """Fork, and hand over the module's bytes, read-only, with the memfd for the artifact."""
+        """Fork, and hand over the module's bytes, read-only, with the memfd for the artifact.
+
+        Where the machine lacks something for it, it is tried again for a while.
+        """
+        self._waited_for = None
         try:
             source = os.open(module, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._artifact = memfd.create("artifact")
+                self.child = child = Child(self._poller, self, lambda _: None)
+                size = os.fstat(source).st_size
+                child.tell(encode_compile(COMPILE_JOB_ID, size), [source, self._artifact])
+            finally:
+                os.close(source)
         except OSError as error:
-            self._failed(Failure(f"the module's bytes can't be read: {error.strerror}"))
+            detail = f"the module's bytes can't be handed over: {error.strerror}"
+            self._fork_failed(module, Failure(detail, passing=is_passing(error)))
             return
-        try:
-            size = os.fstat(source).st_size
-            self.child.tell(encode_compile(COMPILE_JOB_ID, size), [source, self._artifact])
-        finally:
-            os.close(source)
         spawn = Spawn(0, PROFILE_COMPILER, self._uid, self._uid)
-        failed = functools.partial(self._fork_failed, module)
-        self._zygote.spawn(self.child, spawn, lambda _pid: self.child.hang_up(), failed)
+        self._zygote.spawn(child, spawn, lambda _: child.hang_up(), lambda failure: self._fork_failed(module, failure))
 
     def kill(self, because: str) -> None:
         self._killed = self._killed or because
-        self.child.kill()
+        if self._waited_for is not None:
+            self._waited_for = None
+            self._fail(because)
+        elif self.child is not None:
+            self.child.kill()
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -101,7 +119,8 @@ class Compilation:
 
     def broke_protocol(self, detail: str) -> None:
         self._broken = detail
-        self.child.kill()
+        if self.child is not None:
+            self.child.kill()
 
     def exited(self, exit_: Exit) -> None:
         outcome = self._outcome
@@ -139,20 +158,30 @@ class Compilation:
         )
 
     def _fork_failed(self, module: Path, failure: Failure) -> None:
-        self._attempts -= 1
-        if not failure.zygote_died or not self._attempts or self._killed is not None:
-            self._failed(failure)
-            return
-        self.child.close()
-        os.ftruncate(self._artifact, 0)  # one that was forked and never announced may have begun
-        os.lseek(self._artifact, 0, os.SEEK_SET)
-        self.child = Child(self._poller, self, lambda _: None)
-        self.start(module)
+        self._attempts -= failure.zygote_died
+        if self._killed is None and failure.passing and not self._tries.over:
+            self._let_go()
+            self._waited_for = module
+            self._poller.later(self._tries.next_wait_s(), self._start_again)
+        elif self._killed is None and failure.zygote_died and self._attempts:
+            self._let_go()
+            self.start(module)
+        else:
+            self._fail(self._tries.told(failure.detail))
 
-    def _failed(self, failure: Failure) -> None:
-        self.child.close()
-        self._fail(failure.detail)
+    def _start_again(self) -> None:
+        if self._waited_for is not None:  # else it was killed meanwhile
+            self.start(self._waited_for)
+
+    def _let_go(self) -> None:
+        """Of all that one try had; one that was forked and never announced may have written to it."""
+        if self.child is not None:
+            self.child.close()
+            self.child = None
+        if self._artifact >= 0:
+            os.close(self._artifact)
+            self._artifact = -1
 
     def _fail(self, failure: str, deterministic: bool = False) -> None:
-        os.close(self._artifact)
+        self._let_go()
         self._then(Compiled(failure=failure, deterministic=deterministic, cancelled=self._cancelled))

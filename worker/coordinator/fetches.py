@@ -14,6 +14,7 @@ from worker.coordinator import audit
 from worker.coordinator.fetch import Fetch
 from worker.coordinator.fetch_wire import Answer, FetchFailed, FetchRequest
 from worker.coordinator.poller import READ, Poller
+from worker.coordinator.want import Tries, is_passing
 from worker.core import values
 from worker.core.clock import Now
 from worker.core.events import ModuleFetched
@@ -93,6 +94,8 @@ class Fetches:
         self._clock = clock
         self._running: dict[str, _Running] = {}
         self._waiting: deque[Task] = deque()
+        self._tries = Tries()  # of the first that waits, where the machine lacks something for its start
+        self._tried_later = False
 
     def children(self) -> dict[int, audit.Child]:
         """The fetchers, by pid, as the audit knows a child."""
@@ -119,6 +122,8 @@ class Fetches:
 
     def cancel(self, task_id: str) -> None:
         """The task is final: its fetch is of no use."""
+        if self._waiting and self._waiting[0].id == task_id:
+            self._tries = Tries()
         self._waiting = deque(task for task in self._waiting if task.id != task_id)
         running = self._running.get(task_id)
         if running is not None:
@@ -139,12 +144,23 @@ class Fetches:
             self._let_go(running)
 
     def _start_next(self) -> None:
-        while self._waiting and len(self._running) < AT_ONCE:
-            task = self._waiting.popleft()
+        while self._waiting and len(self._running) < AT_ONCE and not self._tried_later:
+            task = self._waiting[0]
             try:
                 self._start(task)
             except (OSError, SpawnError) as error:
-                self._node.refused(task.id, Reason.FETCH_FAILED, f"it can't be begun: {error}", self._clock())
+                if is_passing(error) and not self._tries.over:
+                    self._tried_later = True
+                    self._poller.later(self._tries.next_wait_s(), self._start_again)
+                    return
+                detail = self._tries.told(f"it can't be begun: {error}")
+                self._node.refused(task.id, Reason.FETCH_FAILED, detail, self._clock())
+            self._waiting.popleft()
+            self._tries = Tries()
+
+    def _start_again(self) -> None:
+        self._tried_later = False
+        self._start_next()
 
     def _start(self, task: Task) -> None:
         blob = self._blobs.new_temporary()

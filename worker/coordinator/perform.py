@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from typing import Any, Protocol
 
 from worker.coordinator.artifacts import Artifacts
@@ -139,12 +140,12 @@ class Hands:
         self._metrics.part(self._answers.asker(effect.origin), effect.part, answer)
 
     def _start_runner(self, effect: StartRunner) -> None:
-        artifact_fd = self._artifacts.fd(effect.task.spec.digest or "")
-        self._runners.start(effect.runner_id, effect.slot, effect.task, effect.job_id, artifact_fd)
+        artifact = partial(self._artifacts.fd, effect.task.spec.digest or "")
+        self._runners.start(effect.runner_id, effect.slot, effect.task, effect.job_id, artifact)
 
     def _start_server(self, effect: StartServer) -> None:
-        artifact_fd = self._artifacts.fd(effect.task.spec.digest or "")
-        self._calls.servers.start(effect.runner_id, effect.slot, effect.task, artifact_fd)
+        artifact = partial(self._artifacts.fd, effect.task.spec.digest or "")
+        self._calls.servers.start(effect.runner_id, effect.slot, effect.task, artifact)
 
 
 def _told(document: Callable[[], bytes]) -> Reply:

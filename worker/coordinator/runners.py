@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runner.protocol import LAYERS, PROFILE_FILES, PROFILE_RUNNER
 from runner.protocol.control import encode_job, encode_load, encode_stop
@@ -16,6 +16,7 @@ from worker.coordinator import audit
 from worker.coordinator.child import Child
 from worker.coordinator.jobs import to_job, to_load, to_report
 from worker.coordinator.poller import Poller
+from worker.coordinator.want import Tries, is_passing
 from worker.coordinator.zygote import FORK_ATTEMPTS, Failure, Zygote
 from worker.core.clock import Now
 from worker.core.node import Node
@@ -46,6 +47,7 @@ class Birth:
     """What it takes to make one runner, however often it is tried.
 
     Args:
+        need: gives the descriptors that `tell` takes along, ours or another's, or raises OSError.
         tell: queues the first messages, which take along the descriptors that are held for it.
         gone: called when there is no process any more, or will be none: how many calls it says to have answered.
     """
@@ -54,10 +56,13 @@ class Birth:
     slot: int
     task: Task
     profile: int
+    need: Callable[[], tuple[int, ...]]
     tell: Callable[[Child, tuple[int, ...]], None]
     gone: Callable[[], int] = lambda: 0
     fds: tuple[int, ...] = ()
     attempts: int = FORK_ATTEMPTS
+    tries: Tries = field(default_factory=Tries)
+    failed: Failure | None = None  # the last try, while the next one is waited for
 
     def let_go(self) -> None:
         """It is born, or will not be: nothing is held for it any more."""
@@ -123,8 +128,8 @@ class Runners:
         return {runner_id: child.pid for runner_id, child in self._children.items() if child.born}
 
     def ids(self) -> frozenset[int]:
-        """Of those that are born, or being born."""
-        return frozenset(self._children)
+        """Of those that are born, being born, or to be tried again."""
+        return frozenset((*self._children, *self._births))
 
     def children(self) -> dict[int, audit.Child]:
         """Those that are born, by pid, as the audit knows a child."""
@@ -143,7 +148,7 @@ class Runners:
             found.update(dict.fromkeys(birth.fds, f"runner {runner_id}: held for its birth"))
         return found
 
-    def start(self, runner_id: int, slot: int, task: Task, job_id: int, artifact_fd: int) -> None:
+    def start(self, runner_id: int, slot: int, task: Task, job_id: int, artifact: Callable[[], int]) -> None:
         """Fork a runner for the task: its seal, its artifact and its first job are queued before it is born."""
         warm = task.spec.isolation is Isolation.INSTANCE
         load = encode_load(to_load(task, self._settings.max_jobs_per_runner if warm else 1))
@@ -153,18 +158,12 @@ class Runners:
             self._tell_job(child, task, job_id)
 
         profile = PROFILE_FILES if task.spec.mounts else PROFILE_RUNNER
-        self.bear(Birth(runner_id, slot, task, profile, tell), lambda: (artifact_fd,))
+        # Held until it is born: by another try the cache may have let go of its own.
+        self.bear(Birth(runner_id, slot, task, profile, lambda: (artifact(),), tell))
 
-    def bear(self, birth: Birth, fds: Callable[[], tuple[int, ...]]) -> None:
-        """Fork a runner. `fds` gives the descriptors that `tell` needs, ours or another's, or raises OSError."""
-        try:
-            # Ours until it is born: by another try the cache, or whoever has them, may have closed its own.
-            self._births[birth.runner_id] = birth
-            for fd in fds():
-                birth.fds += (os.dup(fd),)
-        except OSError as error:
-            self._fail(birth, Failure(_no_channel(error)))
-            return
+    def bear(self, birth: Birth) -> None:
+        """Fork a runner; where the machine lacks something for it, it is tried again until the core has it killed."""
+        self._births[birth.runner_id] = birth
         self._start(birth)
 
     def give(self, runner_id: int, task: Task, job_id: int) -> None:
@@ -192,17 +191,22 @@ class Runners:
         child = self._children.get(runner_id)
         if child is not None:
             child.kill()
+        elif (birth := self._births.get(runner_id)) is not None and birth.failed is not None:
+            self._give_up(birth, birth.failed)
 
     # -- within ------------------------------------------------------------------------------------------------------
 
     def _start(self, birth: Birth) -> None:
         """One try."""
         runner_id = birth.runner_id
+        birth.failed = None
         try:
+            if not birth.fds:
+                self._hold(birth)
             listener = RunnerListener(birth, self._node, self._clock)
             child = Child(self._poller, listener, lambda _: self._forget(runner_id))
         except OSError as error:
-            self._fail(birth, Failure(_no_channel(error)))
+            self._failed(birth, _no_channel(error))
             return
         self._children[runner_id] = child
 
@@ -211,19 +215,20 @@ class Runners:
             self._node.spawned(runner_id, pid)
 
         def failed(failure: Failure) -> None:
-            begun = failure.zygote_died and child.started_unseen()
+            begun = failure.unseen and child.started_unseen()
             child.close()
             del self._children[runner_id]
-            birth.attempts -= 1
-            if failure.zygote_died and not begun and birth.attempts:
-                self._start(birth)
+            if begun:
+                self._give_up(birth, failure, Reason.LOST)
+            elif child.unwanted:
+                self._give_up(birth, failure)
             else:
-                self._fail(birth, failure, Reason.LOST if begun else Reason.INIT_FAILED)
+                self._failed(birth, failure)
 
         try:
             birth.tell(child, birth.fds)
         except OSError as error:
-            failed(Failure(_no_channel(error)))
+            failed(_no_channel(error))
             return
         self._zygote.spawn(child, self._spawn_of(birth), born, failed)
 
@@ -233,11 +238,38 @@ class Runners:
         bound = tuple((mount.volume.encode(), mount.path.encode(), mount.mode == "ro") for mount in mounts)
         return Spawn(0, birth.profile, uid, uid, bound)
 
-    def _fail(self, birth: Birth, failure: Failure, reason: Reason = Reason.INIT_FAILED) -> None:
+    def _hold(self, birth: Birth) -> None:
+        """Have descriptors of our own of what it needs."""
+        held: tuple[int, ...] = ()
+        try:
+            for fd in birth.need():
+                held += (os.dup(fd),)
+        except OSError:
+            for fd in held:
+                os.close(fd)
+            raise
+        birth.fds = held
+
+    def _failed(self, birth: Birth, failure: Failure) -> None:
+        """One try was in vain: another, now or later, or none."""
+        birth.attempts -= failure.zygote_died
+        if failure.passing:
+            birth.failed = failure
+            self._poller.later(birth.tries.next_wait_s(), lambda: self._start_again(birth))
+        elif failure.zygote_died and birth.attempts:
+            self._start(birth)
+        else:
+            self._give_up(birth, failure)
+
+    def _start_again(self, birth: Birth) -> None:
+        if self._births.get(birth.runner_id) is birth:  # else it was given up meanwhile
+            self._start(birth)
+
+    def _give_up(self, birth: Birth, failure: Failure, reason: Reason = Reason.INIT_FAILED) -> None:
         """It was the last try: there is no process."""
         self._let_go(birth)
         birth.gone()
-        self._node.spawn_failed(birth.runner_id, failure.detail, self._clock(), reason)
+        self._node.spawn_failed(birth.runner_id, birth.tries.told(failure.detail), self._clock(), reason)
 
     def _let_go(self, birth: Birth) -> None:
         del self._births[birth.runner_id]
@@ -268,6 +300,7 @@ class Runners:
                 os.close(fd)
 
 
-def _no_channel(error: OSError) -> str:
+def _no_channel(error: OSError) -> Failure:
     named = errno.errorcode.get(error.errno or 0, "?")
-    return f"the runner's files or channels can't be opened: {error.strerror or error} ({named})"
+    detail = f"the runner's files or channels can't be opened: {error.strerror or error} ({named})"
+    return Failure(detail, passing=is_passing(error))

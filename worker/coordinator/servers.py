@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from runner.protocol import PROFILE_FILES_SERVER, PROFILE_SERVER
 from runner.protocol.control import encode_load, encode_serve
@@ -30,15 +31,15 @@ class Servers:
         self._told: set[int] = set()  # runners that are to end after their call
         self._calls_seen: dict[int, int] = {}  # by runner id, at the last look
 
-    def start(self, runner_id: int, slot: int, task: Task, artifact_fd: int) -> None:
+    def start(self, runner_id: int, slot: int, task: Task, artifact: Callable[[], int]) -> None:
         """Fork a runner for the service: its seal, artifact and service are queued before it is born."""
         mounts = bool(task.spec.mounts)
         self._records.clear(slot)
         self._slots.setdefault(task.id, {})[runner_id] = slot
 
         def tell(child: Child, fds: tuple[int, ...]) -> None:
-            artifact, listener = fds
-            child.tell(encode_load(to_server_load(task, self._recycling)), [artifact])
+            artifact_fd, listener = fds
+            child.tell(encode_load(to_server_load(task, self._recycling)), [artifact_fd])
             stderr = self._open_stderr(task.id)
             try:
                 serve = encode_serve(to_serve(task, slot, self._recycling))
@@ -51,10 +52,11 @@ class Servers:
             slot,
             task,
             PROFILE_FILES_SERVER if mounts else PROFILE_SERVER,
+            lambda: (artifact(), self._listener(task)),
             tell,
             lambda: self._gone(task.id, runner_id),
         )
-        self._runners.bear(birth, lambda: (artifact_fd, self._listener(task)))
+        self._runners.bear(birth)
 
     def fds(self) -> dict[int, str]:
         """The records' descriptor."""

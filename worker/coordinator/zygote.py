@@ -7,6 +7,8 @@ not yet answered is in doubt: any child of ours that we don't know by then is ki
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import signal
 import socket
@@ -17,12 +19,14 @@ from pathlib import Path
 
 from runner.errors import ProtocolError
 from runner.probe import HOW_TO_GET
-from runner.protocol.spawn import BEAT, EXIT_WITHOUT, SPAWNED, Spawn, decode_spawned, encode_spawn
+from runner.protocol.spawn import BEAT, EXIT_WITHOUT, SPAWNED, Spawn, Spawned, decode_spawned, encode_spawn
 from worker.coordinator import audit
 from worker.coordinator.child import Child
 from worker.coordinator.poller import READ, Poller
-from worker.errors import Unsealed, ZygoteFailed
+from worker.coordinator.want import PASSING, Tries, is_passing
+from worker.errors import SpawnError, Unsealed, ZygoteFailed
 
+_log = logging.getLogger("worker.coordinator")
 MESSAGE_BYTES = 8 * 1024
 # How often a fork is tried again because the zygote died over it, before whoever wanted it is told.
 FORK_ATTEMPTS = 10
@@ -41,10 +45,18 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a fork did not happen; `zygote_died` where the fault was the zygote's and another may do it."""
+    """Why there is no process that was asked for.
+
+    Args:
+        zygote_died: the fault was the zygote's, and another may do it.
+        passing: the machine lacked something, and may have it in a moment.
+        unseen: there may have been a process, which is dead now and may have begun.
+    """
 
     detail: str
     zygote_died: bool = False
+    passing: bool = False
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,7 @@ class Zygote:
         self._start = start
         self._heartbeat_timeout_us = heartbeat_timeout_us
         self._known_pids = known_pids
+        self._tries: Tries | None = None  # of what comes before there is another, where the machine lacks something
         self._requests: dict[int, _Request] = {}
         self._next_request = 1
         self._process: Process | None = None
@@ -106,15 +119,9 @@ class Zygote:
         return {process.socket.fileno(): "the zygote's socket", process.pidfd: "the zygote's pidfd"}
 
     def ensure(self) -> None:
-        """Start one if there is none."""
-        if self._process is None:
-            self._process = process = self._start()
-            process.socket.setblocking(False)
-            self._poller.add(process.socket.fileno(), self._on_message, READ)
-            self._poller.add(process.pidfd, self._on_death, READ)
-            self._last_beat_us = time.monotonic_ns() // 1000
-            self.ready = False
-            self.restarts += 1
+        """Start one if there is none; where the machine lacks something for it, a little later."""
+        if self._process is None and self._tries is None:
+            self._try(Tries())
 
     def spawn(
         self, child: Child, spawn: Spawn, on_born: Callable[[int], None], on_failed: Callable[[Failure], None]
@@ -125,13 +132,16 @@ class Zygote:
         self._requests[spawn.request_id] = _Request(child, on_born, on_failed)
         try:
             self.ensure()
-            assert self._process is not None
+            if self._process is None:
+                self._fail(spawn.request_id, Failure("there is no zygote, and none can be started now", passing=True))
+                return
             fds = [child.control_theirs.fileno(), child.status_theirs]
             socket.send_fds(self._process.socket, [encode_spawn(spawn)], fds)
         except (BrokenPipeError, ConnectionResetError):
             return  # dead already: when that is told, this request fails with the others and may be tried again
         except OSError as error:
-            self._fail(spawn.request_id, Failure(f"the zygote could not be asked: {error.strerror or error}"))
+            detail = f"the zygote could not be asked: {error.strerror or error}"
+            self._fail(spawn.request_id, Failure(detail, passing=is_passing(error)))
 
     def check_heartbeat(self, monotonic_us: int) -> None:
         """Kill a zygote that has been silent for too long; its death is handled when it comes."""
@@ -147,6 +157,26 @@ class Zygote:
                 signal.pidfd_send_signal(self._process.pidfd, signal.SIGKILL)
             os.waitpid(self._process.pid, 0)
             self._drop()
+
+    def _try(self, tries: Tries) -> None:
+        """Start one, or try that again."""
+        self._tries = tries
+        try:
+            process = self._start()
+        except (OSError, SpawnError) as error:
+            if not is_passing(error):
+                raise
+            wait_s = tries.next_wait_s()
+            _log.error("the zygote can't be started now, the next try is in %g s: %s", wait_s, error)
+            self._poller.later(wait_s, lambda: self._try(tries))
+            return
+        self._process, self._tries = process, None
+        process.socket.setblocking(False)
+        self._poller.add(process.socket.fileno(), self._on_message, READ)
+        self._poller.add(process.pidfd, self._on_death, READ)
+        self._last_beat_us = time.monotonic_ns() // 1000
+        self.ready = False
+        self.restarts += 1
 
     def _on_message(self, _: int) -> None:
         while self._process is not None:
@@ -171,11 +201,20 @@ class Zygote:
             for fd in fds:
                 os.close(fd)
             if request is not None:
-                step = spawned.step or "clone"
-                request.on_failed(Failure(f"fork failed at {step}: {os.strerror(spawned.errno)}"))
+                request.on_failed(self._failure(spawned))
             return
         request.child.give_birth(spawned.pid, fds[0])
         request.on_born(spawned.pid)
+
+    def _failure(self, spawned: Spawned) -> Failure:
+        """Why the answer is no birth."""
+        if spawned.errno:
+            named = errno.errorcode.get(spawned.errno, "?")
+            detail = f"fork failed at {spawned.step or 'clone'}: {os.strerror(spawned.errno)} ({named})"
+            return Failure(detail, passing=spawned.errno in PASSING)
+        # Its pidfd was lost on the way, for we have no descriptor left. It is our child all the same: its pid holds.
+        _kill_and_reap(spawned.pid)
+        return Failure("no descriptor was left for the new process (EMFILE)", passing=True, unseen=True)
 
     def _on_death(self, _: int) -> None:
         assert self._process is not None
@@ -185,11 +224,26 @@ class Zygote:
         self._on_message(0)  # what it answered before it died is still true
         was_ready = self.ready
         self._drop()
-        self._reap_unknown()
         if not was_ready:
             self._count_failure(os.waitstatus_to_exitcode(status))
+        self._clear_up(Tries())
+
+    def _clear_up(self, tries: Tries) -> None:
+        """After a death: no child is left in doubt, then all who wait are told, then there is another zygote.
+
+        Not before: what the next one forks would be in doubt, too.
+        """
+        self._tries = tries
+        try:
+            self._reap_unknown()
+        except OSError as error:  # no descriptor to look with
+            if not is_passing(error):
+                raise
+            self._poller.later(tries.next_wait_s(), lambda: self._clear_up(tries))
+            return
+        self._tries = None
         for request_id in list(self._requests):
-            self._fail(request_id, Failure("the zygote died before it answered", zygote_died=True))
+            self._fail(request_id, Failure("the zygote died before it answered", zygote_died=True, unseen=True))
         self.ensure()
 
     def _count_failure(self, status: int) -> None:
@@ -234,6 +288,10 @@ class Zygote:
         for children in Path("/proc/self/task").glob("*/children"):
             for pid in map(int, children.read_text().split()):
                 if pid not in known:
-                    with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                        os.kill(pid, signal.SIGKILL)
-                        os.waitpid(pid, 0)
+                    _kill_and_reap(pid)
+
+
+def _kill_and_reap(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
