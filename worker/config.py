@@ -44,13 +44,16 @@ def _option(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     reload: bool = False,
+    hidden: bool = False,
 ) -> Any:
     """A field with what is known of it. A callable default is asked each time.
 
     `reload`: SIGHUP changes it. That is what API workers and launcher alone go by: a coordinator, its zygote and the
     runners' cgroup are made for one configuration, and what API workers admit has to fit theirs.
+    `hidden`: for tests, it stands in neither help nor table.
     """
     metadata = {"help": help_text, "unit": unit, "low": low, "high": high, "choices": choices, "reload": reload}
+    metadata["hidden"] = hidden
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -205,6 +208,7 @@ class Config:
     runner_uid_first: int = _option(60_000, "first uid of the runners' range; only as root", low=1_000, high=2**31)
     log_format: str = _option("console", "lines for people, or JSON", choices=("console", "json"))
     log_level: str = _option("info", "what is logged", choices=("debug", "info", "warning", "error"))
+    fault_dir: str | None = _option(None, "directory of faults that are injected (worker.shared.faults)", hidden=True)
 
     @classmethod
     def load(
@@ -300,6 +304,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for option in fields(Config):
         help_text = f"{option.metadata['help']} ({_range(option)}; {_default(option)})".replace("%", "%%")
         kind = config_values.kind_of(option)
+        if option.metadata["hidden"]:
+            help_text = argparse.SUPPRESS
         if kind == "bool":
             action: Any = argparse.BooleanOptionalAction
             parser.add_argument(option_flag(option.name), action=action, default=None, help=help_text)
@@ -313,6 +319,8 @@ def options_table() -> str:
     """All options as a Markdown table, for the README."""
     lines = ["| option | means | range | default |", "| --- | --- | --- | --- |"]
     for option in fields(Config):
+        if option.metadata["hidden"]:
+            continue
         help_text = option.metadata["help"].replace("|", "\\|")
         default = _default(option).removeprefix("default ")
         lines.append(f"| `{option_flag(option.name)}` | {help_text} | {_range(option)} | {default} |")

@@ -16,6 +16,7 @@ from tests.shared.samples import deploy
 from worker.coordinator.commit import CommitThread
 from worker.core.changes import Applied, InsertTask, Note, SetDefault, WriteFailed
 from worker.core.task import Kind, State, Task, TaskSpec
+from worker.shared.faults import no_fault
 from worker.shared.table import TableReader, TableWriter
 
 DEADLINE_S = 10.0
@@ -35,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 def make_commit(path: Path) -> Iterator[Callable[..., CommitThread]]:
     made: list[CommitThread] = []
 
-    def make(*, transaction: Callable[[str], None] | None = None, **options: object) -> CommitThread:
+    def make(*, transaction: Callable[[str], None] = no_fault, **options: object) -> CommitThread:
         made.append(CommitThread(TableWriter(path, reserve_bytes=0, fault=transaction), **options))
         return made[-1]
 
@@ -79,7 +80,7 @@ def test_what_is_submitted_is_on_disk_when_its_result_comes(make_commit, path: P
 
 
 def test_what_is_on_disk_is_announced_before_anybody_is_told(make_commit) -> None:
-    gate, announced = Gate("acknowledging"), []
+    gate, announced = Gate("commit.acknowledging"), []
     commit = make_commit(announce=lambda *told: announced.append(told), fault=gate)
     commit.submit([_insert(1)], 1)
     assert gate.reached.wait(DEADLINE_S)
@@ -123,7 +124,7 @@ def test_it_is_readable_only_while_there_are_results(make_commit) -> None:
 
 
 def test_a_slow_disk_keeps_nobody_from_submitting_and_what_waits_is_one_transaction(make_commit) -> None:
-    gate, begun = Gate("synced"), []
+    gate, begun = Gate("table.synced"), []
 
     def transaction(point: str) -> None:
         begun.append(point)
@@ -138,12 +139,12 @@ def test_a_slow_disk_keeps_nobody_from_submitting_and_what_waits_is_one_transact
     assert 41 == len(commit)
     gate.open.set()
     assert [(number, Applied()) for number in range(41)] == _results(commit, 41)
-    assert 2 == begun.count("begun")
+    assert 2 == begun.count("table.begun")
     assert 0 == len(commit)
 
 
 def test_a_batch_has_a_longest_size(make_commit) -> None:
-    gate, taken = Gate("taken"), []
+    gate, taken = Gate("commit.taken"), []
 
     def fault(point: str) -> None:
         taken.append(point)
@@ -153,11 +154,11 @@ def test_a_batch_has_a_longest_size(make_commit) -> None:
     commit.submit([_insert(number) for number in range(35)], None)
     gate.open.set()
     _results(commit, 35)
-    assert 4 == taken.count("taken")
+    assert 4 == taken.count("commit.taken")
 
 
 def test_closing_writes_what_waits_and_gives_the_table_back(make_commit, path: Path) -> None:
-    gate = Gate("synced")
+    gate = Gate("table.synced")
     commit = make_commit(transaction=gate)
     commit.submit([_insert(0)], 0)
     assert gate.reached.wait(DEADLINE_S)
@@ -173,7 +174,7 @@ def test_a_disk_that_refuses_fails_that_batch_and_the_next_goes_on(make_commit) 
     broken = [True]
 
     def fault(point: str) -> None:
-        if point == "taken" and broken.pop():
+        if point == "commit.taken" and broken.pop():
             raise OSError(5, "Input/output error")
 
     broken.insert(0, False)
@@ -189,7 +190,7 @@ def test_an_error_within_a_transaction_is_tried_again_change_by_change(make_comm
     failures = iter([True])
 
     def transaction(point: str) -> None:
-        if point == "synced" and next(failures, False):
+        if point == "table.synced" and next(failures, False):
             raise OSError(5, "Input/output error")
 
     commit = make_commit(transaction=transaction)
@@ -197,7 +198,7 @@ def test_an_error_within_a_transaction_is_tried_again_change_by_change(make_comm
     assert [(1, Applied()), (1, Applied())] == _results(commit, 2)
 
 
-@pytest.mark.parametrize("point", ["taken", "acknowledging", "acknowledged"])
+@pytest.mark.parametrize("point", ["commit.taken", "commit.acknowledging", "commit.acknowledged"])
 def test_killed_at_its_own_points_it_has_lost_nothing_that_was_acknowledged(path: Path, point: str) -> None:
     answered, write_end = os.pipe()
     child = os.fork()
@@ -228,5 +229,5 @@ def test_killed_at_its_own_points_it_has_lost_nothing_that_was_acknowledged(path
     reader = TableReader(path)
     there = reader.counts()[State.PENDING]
     reader.close()
-    assert (2 if point == "taken" else 3) == there
+    assert (2 if point == "commit.taken" else 3) == there
     assert acknowledged in (2, there)

@@ -19,7 +19,7 @@ from worker.shared.blobs import Blobs
 from worker.shared.table import TableReader, TableWriter
 
 SIZE = 4  # tasks a batch; the first has an input, and ends in the batch after
-POINTS = ("begun", "written", "synced", "committed")
+POINTS = ("table.begun", "table.written", "table.synced", "table.committed")
 
 
 def _write_for_ever(path: Path, acknowledge: Callable[[], None], fault: Callable[[str], None]) -> None:
@@ -104,7 +104,7 @@ def test_killed_at_a_point_of_a_batch_it_is_whole_or_absent(tmp_path: Path, poin
 
     acknowledged = _run_and_lose(tmp_path / "table.sqlite", fault)
     assert nth - 1 == acknowledged
-    assert (nth if point == "committed" else nth - 1) == _check(tmp_path / "table.sqlite", acknowledged)
+    assert (nth if point == "table.committed" else nth - 1) == _check(tmp_path / "table.sqlite", acknowledged)
 
 
 @pytest.mark.parametrize("kill_after", [1, 5, 17, 40])

@@ -138,7 +138,7 @@ def test_a_transaction_that_is_rolled_back_has_removed_nothing(tmp_path: Path) -
     refused: list[str] = []
 
     def refuse(point: str) -> None:
-        if point == "synced" and refused:
+        if point == "table.synced" and refused:
             raise OSError("the disk refuses")
 
     writer = TableWriter(tmp_path / "table.sqlite", reserve_bytes=0, fault=refuse)

@@ -34,6 +34,7 @@ from worker.config_values import COMMANDS_SOCKET, TABLE_NAME
 from worker.errors import TableError
 from worker.shared.blobs import Blobs
 from worker.shared.channel import Client
+from worker.shared.faults import faults_of
 from worker.shared.table import TableReader
 
 
@@ -44,6 +45,7 @@ def create_app(config: Config, page: Page) -> Asgi:
         ConfigError: the token file is wrong.
     """
     data_dir = Path(config.data_dir)
+    fault = faults_of(config.fault_dir)
 
     def make_reader() -> TableReader:
         return TableReader(data_dir / TABLE_NAME)
@@ -52,9 +54,9 @@ def create_app(config: Config, page: Page) -> Asgi:
         config=config,
         reader=make_reader(),
         lists=Lists(make_reader),
-        channel=Client(data_dir / COMMANDS_SOCKET),
+        channel=Client(data_dir / COMMANDS_SOCKET, fault),
         page=page,
-        blobs=Blobs(data_dir),
+        blobs=Blobs(data_dir, fault),
         clock=Clock(lambda: time.time_ns() // 1000, lambda: time.monotonic_ns() // 1000),
         tokens=None if config.token_file is None else Tokens.load(config.token_file),
     )

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from worker.coordinator import mac, memfd
+from worker.shared.faults import Fault, no_fault
 
 
 def artifact_key(digest: str, fingerprint: str) -> str:
@@ -28,8 +29,9 @@ class ArtifactStore:
         key: the MAC key.
     """
 
-    def __init__(self, directory: Path, key: bytes) -> None:
+    def __init__(self, directory: Path, key: bytes, fault: Fault = no_fault) -> None:
         self._directory = directory
+        self._fault = fault
         self._key = key
         directory.mkdir(mode=0o700, exist_ok=True)
 
@@ -74,6 +76,7 @@ class ArtifactStore:
                 os.fsync(target)
             finally:
                 os.close(target)
+            self._fault("artifact.written")
             temporary.rename(self._path(name))
         except OSError:
             with contextlib.suppress(OSError):

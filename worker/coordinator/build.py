@@ -47,6 +47,7 @@ from worker.core.task import Task
 from worker.heartbeat import Heartbeat
 from worker.shared.blobs import Blobs
 from worker.shared.channel import Server
+from worker.shared.faults import Fault, faults_of
 from worker.shared.page import PageWriter
 from worker.shared.table import TableReader, TableWriter
 
@@ -96,17 +97,18 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
         WorkerError: the table or a directory can't be used; the message says what to do.
     """
     data_dir = Path(config.data_dir)
+    fault = faults_of(config.fault_dir)
     inherited_fds = frozenset(audit_system.open_fds())
     with ExitStack() as stack:
-        blobs = Blobs(data_dir)
+        blobs = Blobs(data_dir, fault)
         blobs.create()
-        writer = TableWriter(data_dir / TABLE_NAME, config.durability)
+        writer = TableWriter(data_dir / TABLE_NAME, config.durability, fault=fault)
         reader = TableReader(data_dir / TABLE_NAME)
         live, digests = reader.live(), reader.digests()
         functions, routes = reader.routes()
         blobs.sweep_temporary()
         blobs.sweep_orphans(frozenset(digests), frozenset(task.id for task in live))
-        store = ArtifactStore(data_dir / "artifacts", load_or_create_key(data_dir / "mac.key"))
+        store = ArtifactStore(data_dir / "artifacts", load_or_create_key(data_dir / "mac.key"), fault)
         store.sweep()
 
         poller = Poller()
@@ -122,12 +124,13 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
             program.start,
             config.heartbeat_timeout_ms * 1000,
             lambda: {*runners.pids().values(), *artifacts.pids(), *fetches.pids(), *trial.pids()},
+            fault,
         )
         stack.callback(zygote.close)
         page = PageWriter(inherited.page)
         # Whoever was here before may have died between a commit and its announcement.
         announce(page, writer.event_seq, routes_changed=True)
-        commits = CommitThread(writer, lambda seq, changed: announce(page, seq, routes_changed=changed))
+        commits = CommitThread(writer, lambda seq, changed: announce(page, seq, routes_changed=changed), fault=fault)
         stack.callback(commits.close)
         outputs_reader = TableReader(data_dir / TABLE_NAME)
         stack.callback(outputs_reader.close)
@@ -156,12 +159,12 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
         stack.callback(artifacts.close)
         fetches = Fetches(config, poller, blobs, node, clock, fetcher_uid)
         stack.callback(fetches.close)
-        server = Server(socket.socket(fileno=os.dup(inherited.commands)))
+        server = Server(socket.socket(fileno=os.dup(inherited.commands)), fault=fault)
         stack.callback(server.close)
         trial = SealProbe(poller, data_dir / "run" / "empty", runner_uids, cgroup.runners_path(config.cgroup))
         stack.callback(trial.close)
         stats = Stats(config.worker_name, config.data_dir, lambda: trial.findings)
-        calls = stack.enter_context(build_calls(config, data_dir, poller, node, runners, blobs))
+        calls = stack.enter_context(build_calls(config, poller, node, runners, blobs, fault))
         reports = Reports(node, reader, calls.figures, stats, zygote, lambda: trial.findings)
         rendering = Background(poller)  # of its own: no artifact waits for a reading of a thousand revisions
         stack.callback(rendering.close)
@@ -222,12 +225,15 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
 
 @contextmanager
 def build_calls(
-    config: Config, data_dir: Path, poller: Poller, node: Node, runners: Runners, blobs: Blobs
+    config: Config, poller: Poller, node: Node, runners: Runners, blobs: Blobs, fault: Fault
 ) -> Iterator[Calls]:
     """What the coordinator has to do with calls. No listener outlives it: who connects later is told that none is."""
     with ExitStack() as stack:
         listeners = Listeners(
-            data_dir / CALLS_DIRECTORY, poller, lambda task_id: node.traffic.call_waits(task_id, clock())
+            Path(config.data_dir) / CALLS_DIRECTORY,
+            poller,
+            lambda task_id: node.traffic.call_waits(task_id, clock()),
+            fault,
         )
         stack.callback(listeners.close_all)
         records = CallRecords(config.max_runners)

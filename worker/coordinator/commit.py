@@ -6,9 +6,7 @@
 While one batch is being written, what comes meanwhile gathers to be the next: under load a transaction carries many
 changes, and alone a change waits for nobody.
 
-Crash points, for tests: `fault`, off by default, is called in the thread with the name of each point that it passes,
-"taken" (a batch has left the queue), "acknowledging" (it is on disk, the loop doesn't know yet) and "acknowledged".
-TableWriter has the same seam for the points within a transaction. It may kill the process, sleep (a slow disk), or,
+It passes the points `commit.…` of `worker.shared.faults`: a test may kill the process there, sleep (a slow disk) or,
 where a batch isn't written yet, raise (a disk that refuses).
 """
 
@@ -21,7 +19,8 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 
 from worker.core.changes import Change, Result, WriteFailed
-from worker.shared.table import Fault, TableWriter
+from worker.shared.faults import Fault, no_fault
+from worker.shared.table import TableWriter
 
 # Longest batch: some 20 ms of work, so that a flood doesn't keep the first of it waiting.
 MAX_BATCH = 256
@@ -35,7 +34,7 @@ class CommitThread:
         announce: Called in the thread as soon as a batch is on disk, before anybody hears of it: with the number of the
             newest event, and whether routes have changed.
         max_batch: Changes in one transaction.
-        fault: See above.
+        fault: Called in the thread, at each point.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class CommitThread:
         announce: Callable[[int, bool], None] = lambda event_seq, routes_changed: None,
         *,
         max_batch: int = MAX_BATCH,
-        fault: Fault | None = None,
+        fault: Fault = no_fault,
     ) -> None:
         self._writer = writer
         self._announce = announce
@@ -100,11 +99,15 @@ class CommitThread:
         while batch := self._take():
             route_changes = self._writer.route_changes
             results = self._apply([change for change, _ in batch])
-            self._announce(self._writer.event_seq, self._writer.route_changes != route_changes)
-            self._pass("acknowledging")
+            routes_changed = self._writer.route_changes != route_changes
+            self._fault("commit.announcing")
+            self._announce(self._writer.event_seq, routes_changed)
+            if routes_changed:
+                self._fault("commit.routed")
+            self._fault("commit.acknowledging")
             self._results.extend((token, result) for (_, token), result in zip(batch, results, strict=True))
             os.eventfd_write(self._event_fd, 1)
-            self._pass("acknowledged")
+            self._fault("commit.acknowledged")
 
     def _take(self) -> list[tuple[Change, Hashable]]:
         """The next batch; empty at the end."""
@@ -115,11 +118,7 @@ class CommitThread:
 
     def _apply(self, changes: list[Change]) -> Sequence[Result]:
         try:
-            self._pass("taken")
+            self._fault("commit.taken")
             return self._writer.apply(changes)
         except Exception as exc:  # noqa: BLE001 - a dead thread would leave every client waiting; each is told instead
             return [WriteFailed("internal", f"{type(exc).__name__}: {exc}"[:1000])] * len(changes)
-
-    def _pass(self, point: str) -> None:
-        if self._fault is not None:
-            self._fault(point)

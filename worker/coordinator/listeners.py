@@ -17,6 +17,7 @@ from pathlib import Path
 from runner.protocol.call import RETIRE_BYTES
 from worker.coordinator.backlog import Backlogs
 from worker.coordinator.poller import READ, Poller
+from worker.shared.faults import Fault, no_fault
 
 ONE_SHOT = select.EPOLLONESHOT
 DIRECTORY_MODE, SOCKET_MODE = 0o700, 0o600
@@ -29,7 +30,10 @@ class Listeners:
         call_waits: told the task's id, once for each `watch`, when a call waits.
     """
 
-    def __init__(self, directory: Path, poller: Poller, call_waits: Callable[[str], None]) -> None:
+    def __init__(
+        self, directory: Path, poller: Poller, call_waits: Callable[[str], None], fault: Fault = no_fault
+    ) -> None:
+        self._fault = fault
         self._poller = poller
         self._call_waits = call_waits
         self._sockets: dict[str, socket.socket] = {}
@@ -74,7 +78,9 @@ class Listeners:
             os.fchmod(listener.fileno(), SOCKET_MODE)  # what bind gives to the file, so that it is never another
             self._unlink(task_id)
             listener.bind(self._path(task_id))
+            self._fault("listener.bound")
             listener.listen(queue - 1)  # unix(7) listeners hold one more than is said
+            self._fault("listener.listening")
         except BaseException:
             listener.close()
             raise

@@ -25,6 +25,7 @@ from worker.coordinator.child import Child
 from worker.coordinator.poller import READ, Poller
 from worker.coordinator.want import PASSING, Tries, is_passing
 from worker.errors import SpawnError, Unsealed, ZygoteFailed
+from worker.shared.faults import Fault, no_fault
 
 _log = logging.getLogger("worker.coordinator")
 MESSAGE_BYTES = 8 * 1024
@@ -81,11 +82,13 @@ class Zygote:
         start: Callable[[], Process],
         heartbeat_timeout_us: int,
         known_pids: Callable[[], set[int]],
+        fault: Fault = no_fault,
     ) -> None:
         self._poller = poller
         self._start = start
         self._heartbeat_timeout_us = heartbeat_timeout_us
         self._known_pids = known_pids
+        self._fault = fault
         self._tries: Tries | None = None  # of what comes before there is another, where the machine lacks something
         self._requests: dict[int, _Request] = {}
         self._next_request = 1
@@ -132,11 +135,13 @@ class Zygote:
         self._requests[spawn.request_id] = _Request(child, on_born, on_failed)
         try:
             self.ensure()
+            self._fault("fork.asking")
             if self._process is None:
                 self._fail(spawn.request_id, Failure("there is no zygote, and none can be started now", passing=True))
                 return
             fds = [child.control_theirs.fileno(), child.status_theirs]
             socket.send_fds(self._process.socket, [encode_spawn(spawn)], fds)
+            self._fault("fork.asked")
         except (BrokenPipeError, ConnectionResetError):
             return  # dead already: when that is told, this request fails with the others and may be tried again
         except OSError as error:
@@ -196,6 +201,7 @@ class Zygote:
 
     def _on_spawned(self, message: bytes, fds: list[int]) -> None:
         spawned = decode_spawned(message)
+        self._fault("fork.answered")
         request = self._requests.pop(spawned.request_id, None)
         if request is None or spawned.errno or len(fds) != 1:
             for fd in fds:

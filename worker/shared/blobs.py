@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 
 from worker.errors import BadName
+from worker.shared.faults import Fault, no_fault
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _TASK_ID = re.compile(r"[0-9a-f-]{34}[0-9a-f]{2}")
@@ -39,10 +40,11 @@ class TemporaryBlob:
     its final name by the time it is left stays; what hasn't is removed.
     """
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: Path, fd: int, fault: Fault = no_fault) -> None:
         """Only `Blobs.new_temporary` makes one; `fd` holds the lock."""
         self._path = path
         self._fd = fd
+        self._fault = fault
         self.size_bytes = 0
 
     @property
@@ -67,7 +69,9 @@ class TemporaryBlob:
 
     def finish(self) -> str:
         """The name for a command to carry; all bytes are on disk when this returns."""
+        self._fault("blob.written")
         os.fsync(self._fd)
+        self._fault("blob.synced")
         return self.name
 
     def discard(self) -> None:
@@ -94,7 +98,8 @@ class TemporaryBlob:
 class Blobs:
     """The files of one data directory. Any process of the worker may hold one; `claim_...` is the commit thread's."""
 
-    def __init__(self, data_dir: str | Path) -> None:
+    def __init__(self, data_dir: str | Path, fault: Fault = no_fault) -> None:
+        self._fault = fault
         root = Path(data_dir) / "blobs"
         self._temporary, self._modules, self._stdin, self._out = (
             root / name for name in ("tmp", "modules", "stdin", "out")
@@ -122,7 +127,8 @@ class Blobs:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink:
-                return TemporaryBlob(path, fd)
+                self._fault("blob.created")
+                return TemporaryBlob(path, fd, self._fault)
             os.close(fd)  # a sweep came between the two calls and took it for a dead writer's
 
     def module_path(self, digest: str) -> Path:
@@ -162,6 +168,7 @@ class Blobs:
         except FileNotFoundError:
             if not target.exists():
                 raise
+        self._fault("blob.renamed")
 
     def drop_temporary(self, name: str) -> None:
         """Remove a blob that no row wants. Raises: BadName."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from worker.core.commands import Command, Reply
 from worker.errors import ChannelError, NoAnswer, NotSent
 from worker.shared.channel_codec import MAX_MESSAGE_BYTES, SEND_BUFFER_BYTES, decode_reply, encode
+from worker.shared.faults import Fault, no_fault
 
 _FIRST_BACKOFF_S = 0.01
 _LAST_BACKOFF_S = 0.25  # a restarted coordinator is found within this
@@ -42,8 +43,9 @@ class Client:
     To be used from one event loop. `close` it there, too.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, fault: Fault = no_fault) -> None:
         self._path = str(path)
+        self._fault = fault
         self._socket: socket.socket | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._asked: dict[int, _Asked] = {}
@@ -103,15 +105,17 @@ class Client:
         """One attempt after another, for all who wait."""
         backoff_s = _FIRST_BACKOFF_S
         while True:
-            connecting = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+            connecting = None
             try:
+                connecting = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
                 connecting.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
                 connecting.connect(self._path)  # on a Unix socket it succeeds or fails at once
                 loop.add_reader(connecting.fileno(), self._readable)
                 self._socket = connecting
                 return
-            except OSError:
-                connecting.close()
+            except OSError:  # nobody is there, or no descriptor is left
+                if connecting is not None:
+                    connecting.close()
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, _LAST_BACKOFF_S)
 
@@ -129,6 +133,7 @@ class Client:
         loop = asyncio.get_running_loop()
         while self._unsent:
             asked = self._unsent[0]
+            self._fault("command.sending")
             try:
                 self._socket.send(asked.data)
             except BlockingIOError:
@@ -137,6 +142,7 @@ class Client:
             except OSError as exc:
                 self._disconnect(f"the connection broke: {exc.strerror}")
                 return
+            self._fault("command.sent")
             asked.sent = True
             self._unsent.popleft()
         loop.remove_writer(self._socket.fileno())
@@ -152,6 +158,7 @@ class Client:
                     self._disconnect("the coordinator went away")
                     return
                 request_id, reply = decode_reply(view[:size])
+                self._fault("command.answered")
             except BlockingIOError:
                 return
             except (OSError, ChannelError) as exc:

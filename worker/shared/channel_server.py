@@ -14,6 +14,7 @@ from typing import NamedTuple
 from worker.core.commands import Command, Refused, Reply
 from worker.errors import ChannelError
 from worker.shared.channel_codec import MAX_MESSAGE_BYTES, SEND_BUFFER_BYTES, decode_command, encode
+from worker.shared.faults import Fault, no_fault
 
 _BACKLOG = 128
 _MESSAGES_PER_TURN = 64  # from one connection, so that it can't keep the others waiting
@@ -69,7 +70,9 @@ class Server:
         max_connections: int = 64,
         max_in_flight: int = 4096,
         max_out_bytes: int = 4 * 1024 * 1024,
+        fault: Fault = no_fault,
     ) -> None:
+        self._fault = fault
         listener.setblocking(False)
         self._listener = listener
         self._max_connections = max_connections
@@ -124,10 +127,12 @@ class Server:
             data = encode(request_id, reply)
         except ChannelError as exc:
             data = encode(request_id, Refused("internal", str(exc)[:200]))
+        self._fault("reply.sending")
         connection._out.append(data)
         connection._out_bytes += len(data)
         if len(connection._out) == 1:
             self._flush(connection)
+        self._fault("reply.sent")
         if connection._out_bytes > self._max_out_bytes:
             self._drop(connection)
         else:

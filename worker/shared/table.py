@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from worker.shared.table_reader import Event, TableReader, TaskFilter, TokenUsage
-from worker.shared.table_writer import Fault, TableWriter
+from worker.shared.table_writer import TableWriter
 
-__all__ = ["Event", "Fault", "TableReader", "TableWriter", "TaskFilter", "TokenUsage"]
+__all__ = ["Event", "TableReader", "TableWriter", "TaskFilter", "TokenUsage"]

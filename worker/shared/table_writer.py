@@ -34,6 +34,7 @@ from worker.core.changes import (
 from worker.core.task import FINAL, Service, State, Task, TaskSpec
 from worker.errors import BadName, TableBusy, TableError
 from worker.shared.blobs import Blobs, sync_directory
+from worker.shared.faults import Fault, no_fault
 from worker.shared.records import pack_interface, pack_spec, pack_status
 from worker.shared.reserve import RESERVE_BYTES, Reserve
 from worker.shared.schema import IDEMPOTENCY_US, open_for_writing, translated
@@ -46,8 +47,6 @@ _USE_GRAIN_US = 60 * 1_000_000
 _EXPIRED_PER_KEY = 8
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 _FULL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)  # the second: no room for the log's index
-
-Fault = Callable[[str], None]  # called with a point's name: "begun", "written", "synced", "committed"
 
 _INSERT_TASK = """INSERT INTO tasks
     (id, created_us, state, kind, name, function, digest, token, finished_us, stored_bytes, status)
@@ -95,7 +94,7 @@ class TableWriter:
         durability: "full": what `apply` returned survives a loss of power. "normal": it survives the death of any
             process; power lost may take the last transactions, and inputs and outputs of the last tasks. The table
             stays whole, and so does every module that it names.
-        fault: Called at each named point of a batch; a test kills, sleeps or raises there. Off by default.
+        fault: Told each point `table.…` that a batch passes, see `worker.shared.faults`.
 
     Raises:
         TableError: busy, too new, foreign, damaged or out of reach.
@@ -108,14 +107,14 @@ class TableWriter:
         *,
         blobs: Blobs | None = None,
         reserve_bytes: int = RESERVE_BYTES,
-        fault: Fault | None = None,
+        fault: Fault = no_fault,
     ) -> None:
         self.path = Path(path)
         self.event_seq = 0  # of the newest event that is on disk
         self.route_changes = 0  # grows whenever routes that are on disk have changed
         self._full = durability == "full"
-        self._fault = fault or _no_fault
-        self._blobs = blobs or Blobs(self.path.parent)
+        self._fault = fault
+        self._blobs = blobs or Blobs(self.path.parent, fault)
         self._lock_fd = _lock(self.path.with_name(self.path.name + ".lock"))
         try:
             self._blobs.create()
@@ -180,15 +179,15 @@ class TableWriter:
     def _transact(self, changes: Sequence[Change]) -> list[Result]:
         batch = Batch(self.event_seq)
         self._execute("BEGIN IMMEDIATE")
-        self._fault("begun")
+        self._fault("table.begun")
         results = [self._write(change, batch) for change in changes]
         batch.write(self._connection)
-        self._fault("written")
+        self._fault("table.written")
         for directory in batch.directories:
             sync_directory(directory)
-        self._fault("synced")
+        self._fault("table.synced")
         self._execute("COMMIT")
-        self._fault("committed")
+        self._fault("table.committed")
         self.event_seq = batch.event_seq
         self.route_changes += batch.route_changes
         self._kept.committed(batch)
@@ -269,6 +268,7 @@ class TableWriter:
             stored_bytes = self._end_files(task, change.fsync_output, batch)
             batch.output_bytes += stored_bytes
         self._execute(_UPDATE_TASK, (status.state, status.finished_at_us, stored_bytes, pack_status(status), serial))
+        self._fault("table.updated")
         if change.spec_changed:
             self._execute(_UPDATE_SPEC, (pack_spec(task.spec), serial))
             self._execute(_UPDATE_DIGEST, (task.spec.digest, serial))
@@ -361,10 +361,6 @@ class TableWriter:
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
             self._execute("ROLLBACK")
-
-
-def _no_fault(_point: str) -> None:
-    return None
 
 
 def _function_name(spec: TaskSpec) -> str | None:
