@@ -140,6 +140,14 @@ def test_live_is_every_task_that_is_not_final_oldest_first(writer: TableWriter, 
     assert expected == reader.live()
 
 
+def test_live_is_in_the_order_of_commits_whatever_the_clock_said(writer: TableWriter, reader: TableReader) -> None:
+    for number, created_at_us in ((1, 5_000), (2, 1_000), (3, 3_000)):
+        writer.apply([insert(number, created_at_us=created_at_us)])
+    assert [task_id(1), task_id(2), task_id(3)] == [task.id for task in reader.live()]
+    listed, _ = reader.tasks(TaskFilter(limit=3))
+    assert [task_id(1), task_id(3), task_id(2)] == [task.id for task in listed], "lists go by what they show"
+
+
 def test_events_of_all_tasks_come_in_order_behind_a_seq(writer: TableWriter, reader: TableReader) -> None:
     writer.apply([insert(1), insert(2)])
     ended = note(State.COMPLETED, 9, "ended")

@@ -289,6 +289,13 @@ def test_deleting_a_task_takes_all_that_belongs_to_it(writer: TableWriter, reade
 # -- idempotency -----------------------------------------------------------------------------------------------------
 
 
+def test_a_key_is_kept_though_the_clock_was_set_back(writer: TableWriter) -> None:
+    day_us = IDEMPOTENCY_US
+    writer.apply([InsertTask(make_task(1, created_at_us=9 * day_us), note(), idempotency=KEY)])
+    earlier = InsertTask(make_task(2, created_at_us=2 * day_us), note(), idempotency=KEY)
+    assert [Replay(task_id(1), same_body=True)] == writer.apply([earlier])
+
+
 def test_a_taken_key_replays_the_first_task(writer: TableWriter, reader: TableReader, blobs: Blobs) -> None:
     writer.apply([InsertTask(make_task(1), note(), idempotency=KEY)])
     again = InsertTask(make_task(2), note(), _blob(blobs), KEY)

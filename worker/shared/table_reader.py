@@ -116,10 +116,11 @@ class TableReader:
         return page, (_cursor(page[-1].created_at_us, page[-1].id) if more and page else None)
 
     def live(self) -> list[Task]:
-        """Every task that isn't final, oldest first: what a coordinator takes up at its start."""
+        """Every task that isn't final, in the order of their commits, whatever the clock said: what a new coordinator
+        takes up."""
         rows = self._select(
             f"SELECT {_TASK_COLUMNS} FROM tasks t INDEXED BY tasks_by_state CROSS JOIN specs s USING (serial) "
-            f"WHERE t.state IN {_LIVE} ORDER BY t.created_us, t.id"
+            f"WHERE t.state IN {_LIVE} ORDER BY t.serial"
         )
         return [_task(row) for row in rows]
 
