@@ -121,7 +121,7 @@ class Auditor:
             ),
             artifact_bytes=parts.artifacts.memory_bytes,
             artifact_sizes=parts.artifacts.sizes(),
-            blobs=self._blobs(),
+            blobs=self.wanted_blobs(),
         )
 
     def system_view(self) -> SystemView:
@@ -169,8 +169,8 @@ class Auditor:
             **parts.loop_fds(),
         }
 
-    def _blobs(self) -> frozenset[str]:
-        """Named by what is on its way to the disk."""
+    def wanted_blobs(self) -> frozenset[str]:
+        """Temporary ones that are named by what is on its way to the disk."""
         node = self._parts.node
         names = {command.stdin_name for command in node.admission.inserting.values()} | node.module_blobs()
         for change in node.ledger.changes():

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from runner import settings
@@ -216,6 +217,7 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
             page=page,
             heartbeat=Heartbeat(inherited.beat),
             drain_us=round(config.drain_s * 1_000_000),
+            sweep=lambda: background.submit(partial(blobs.sweep_temporary, auditor.wanted_blobs()), lambda _: None),
         )
         parts.loop_fds = loop.fds
         outputs.sweep()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from worker.coordinator.artifacts import Artifacts
@@ -24,6 +25,9 @@ from worker.core.node import Node
 from worker.heartbeat import BEAT_MS, Heartbeat
 from worker.shared.channel import Connection, Server
 from worker.shared.page import PageWriter
+
+# A worker that dies over an upload is nobody's connection, so that nobody would tell of it.
+SWEEP_US = 2_000_000
 
 
 def clock() -> Now:
@@ -50,6 +54,7 @@ class Loop:
 
     Args:
         drain_us: how long a drain may take before what still runs is stopped.
+        sweep: called every SWEEP_US, to remove what a dead API worker was writing.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class Loop:
         page: PageWriter,
         heartbeat: Heartbeat,
         drain_us: int,
+        sweep: Callable[[], None],
     ) -> None:
         self._node = node
         self._hands = hands
@@ -80,6 +86,8 @@ class Loop:
         self._page = page
         self._heartbeat = heartbeat
         self._drain_us = drain_us
+        self._sweep = sweep
+        self._next_sweep_us = 0
         self._drain_ends_us: int | None = None
         self._said_drained = False
         self._leaving = False
@@ -151,6 +159,9 @@ class Loop:
         self._told_load = None
         self._on_commands(0)  # a listener that had no descriptor left for a connection is listened to again
         self._forget_closed()
+        if now_us >= self._next_sweep_us:
+            self._next_sweep_us = now_us + SWEEP_US
+            self._sweep()
         if not self._ready and self._zygote.ready:
             self._ready = True
             self._page.set_ready(True)
