@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 
 from worker import capabilities
 from worker.config import Config
@@ -23,6 +24,7 @@ def main() -> int:
     config = Config.from_fd(fds["config"])
     configure(config)
     capabilities.settle_coordinator()
+    threading.excepthook = end_with_thread
     # The MAC key and the tokens' hashes are in here: no core dump, no ptrace by another process of `--user`.
     set_undumpable()
     try:
@@ -32,6 +34,14 @@ def main() -> int:
         _log.critical("%s", error)
         return error.exit_code
     return ExitCode.OK
+
+
+def end_with_thread(death: threading.ExceptHookArgs) -> None:
+    """A thread that has died leaves all waiting who count on it: the process ends, and the next one has all threads."""
+    name = death.thread.name if death.thread is not None else "?"
+    error = death.exc_value
+    _log.critical("the thread %s died: %r", name, error, exc_info=error)
+    os._exit(ExitCode.INTERNAL)
 
 
 if __name__ == "__main__":
