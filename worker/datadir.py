@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pwd
@@ -53,7 +54,17 @@ def prepare(path: Path, identity: Identity | None) -> None:
         (path / "run").mkdir(exist_ok=True, mode=0o700)
         _take(path / "run", identity)
     except OSError as exc:
-        raise DataDirectoryError(f"the data directory {path} can't be made or entered: {exc}") from exc
+        raise DataDirectoryError(
+            f"the data directory {path} can't be made or entered: {exc}; {_what_to_do(exc)}"
+        ) from exc
+
+
+def _what_to_do(error: OSError) -> str:
+    if error.errno == errno.EROFS:
+        return "mount its file system for writing, or choose another --data-dir"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room on its file system, or choose another --data-dir"
+    return "let the worker write there, or choose another --data-dir"
 
 
 def _take(path: Path, identity: Identity | None) -> None:
@@ -88,7 +99,7 @@ def lock(path: Path, patience_s: float = LOCK_PATIENCE_S) -> int:
     try:
         fd = os.open(path / "run" / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise DataDirectoryError(f"the data directory {path} can't be written: {exc}") from exc
+        raise DataDirectoryError(f"the data directory {path} can't be written: {exc}; {_what_to_do(exc)}") from exc
     deadline = time.monotonic() + patience_s
     while True:
         try:
