@@ -236,12 +236,14 @@ class Worker:
         return {"fork", "compiler" if uid == UID_FIRST + self.max_runners else "runner"}
 
     def audit(self) -> list[dict[str, str]] | None:
-        """In what the worker's books and the machine differ; None where nobody answers, or it isn't ours to ask."""
+        """In what the worker's books and the machine differ; None: nobody answers; []: or it isn't ours to ask."""
         try:
             with httpx.Client(base_url=self.url, timeout=AUDIT_TIMEOUT_S, trust_env=False) as client:
                 answer = client.get("/debug/audit")
         except httpx.TransportError:
             return None
+        if answer.status_code in (401, 403):
+            return []
         if answer.status_code != 200:
             return None
         found: list[dict[str, str]] = answer.json()["differences"]
@@ -250,7 +252,7 @@ class Worker:
     def audit_settled(self) -> list[dict[str, str]]:
         """What still differs after a while: what was only on its way is over by then."""
         deadline = time.monotonic() + AUDIT_SETTLES_S
-        while (found := self.audit()) and time.monotonic() < deadline:
+        while (found := self.audit()) != [] and time.monotonic() < deadline:
             time.sleep(0.02)
         return found or []
 
