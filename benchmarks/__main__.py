@@ -1,64 +1,106 @@
-"""`python -m benchmarks [--quick] [--only SECTION] [--json FILE]`: run, print a table, and keep the raw samples."""
+"""What the worker costs, beside what one would use instead, on this machine: measured, told, kept and drawn."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import calls, jobs, sealing
-from benchmarks.measure import Row, table
+from benchmarks import compare, plots, report, results
+from benchmarks.bench import Bench
+from benchmarks.effort import CHECK, FULL, QUICK, Effort
+from benchmarks.measure import Row
 from benchmarks.peers import PeerMissing
-
-SECTIONS: dict[str, Callable[[bool], Iterator[Row]]] = {
-    "jobs": jobs.rows,
-    "sealing": sealing.rows,
-    "warm": calls.warm,
-    "cold": calls.cold,
-    "density": calls.density,
-}
+from benchmarks.progress import Progress
+from benchmarks.sections import SECTIONS, Section
 
 
-def machine() -> dict[str, object]:
-    """What the figures were taken on."""
-    return {
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("wasmtime", "falcon", "gunicorn", "uvloop")},
-    }
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 1 where nothing was measured."""
+    options = _parser().parse_args(arguments)
+    skipped: list[str] = []
+    if options.read is not None:
+        run, rows = results.read(options.read)
+        rows = [row for row in rows if not options.only or row.section in options.only]
+    else:
+        run = results.machine(options.effort)
+        chosen = [section for section in SECTIONS if not options.only or section.name in options.only]
+        rows = measure(chosen, options.effort, skipped)
+        if options.json is not None:
+            results.write(options.json, run, rows)
+    changes = None
+    if options.compare is not None:
+        old_run, old = results.read(options.compare)
+        changes = compare.compare(old, rows)
+        for difference in compare.differences(old_run, run):
+            print(f"not the same: {difference}")
+    print(report.text(rows, changes))
+    if options.markdown is not None:
+        options.markdown.write_text(report.markdown(rows, run, skipped, changes))
+    if options.plot is not None:
+        _draw(rows, options.plot, skipped)
+    for what in skipped:
+        print(f"skipped: {what}")
+    return 0 if rows else 1
 
 
-def main() -> None:
+def measure(sections: Sequence[Section], effort: Effort, skipped: list[str]) -> list[Row]:
+    """The rows of all sections. What lacks something goes to `skipped` by its name, and the rest goes on."""
+    rows: list[Row] = []
+    share = effort.seconds / sum(section.share for section in SECTIONS)
+    with Progress(share * sum(section.share for section in sections)) as progress, Bench(effort, progress) as bench:
+        for section in sections:
+            progress.section(section.name, share * section.share)
+            started, before = time.monotonic(), len(rows)
+            if not section.shares_node:
+                bench.release()
+            try:
+                for row in section.rows(bench):
+                    row.section = section.name
+                    rows.append(row)
+                    progress.tick(f"{section.name}: {row.what}")
+            except PeerMissing as missing:
+                bench.skip(f"section {section.name}: {missing}")
+            progress.say(f"{section.name}: {len(rows) - before} rows in {time.monotonic() - started:.0f} s")
+        skipped += bench.skipped
+    return rows
+
+
+def _draw(rows: Sequence[Row], directory: Path, skipped: list[str]) -> None:
+    try:
+        for path in plots.draw(rows, directory):
+            print(f"drawn: {path}", file=sys.stderr)
+    except PeerMissing as missing:
+        skipped.append(str(missing))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: for a look, not for a figure")
-    parser.add_argument("--only", choices=sorted(SECTIONS), action="append", help="this section alone; may be repeated")
+    effort = parser.add_mutually_exclusive_group()
+    effort.add_argument("--quick", action="store_const", const=QUICK, dest="effort", help="two minutes: for a look")
+    effort.add_argument(
+        "--check",
+        action="store_const",
+        const=CHECK,
+        dest="effort",
+        help="only see that everything runs and answers right",
+    )
+    names = [section.name for section in SECTIONS]
+    parser.add_argument(
+        "--only", choices=names, action="append", metavar="SECTION", help=f"may be repeated: {', '.join(names)}"
+    )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="append every row with its raw samples, as JSON lines"
     )
-    options = parser.parse_args()
-    rows: list[Row] = []
-    for name in options.only or SECTIONS:
-        try:
-            for row in SECTIONS[name](options.quick):
-                rows.append(row)
-                print(f"measured: {row.what} / {row.peer_name or 'no peer'}", file=sys.stderr, flush=True)
-        except PeerMissing as missing:
-            print(f"skipped: section {name}: {missing}")
-    print(table(rows))
-    if options.json is not None:
-        with options.json.open("a") as file:
-            for row in rows:
-                file.write(json.dumps({**machine(), "quick": options.quick, **row.document()}) + "\n")
+    parser.add_argument("--read", type=Path, metavar="FILE", help="measure nothing, take the rows of such a file")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="mark what changed beyond the spread since then")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write a page of results")
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw the curves as SVG")
+    parser.set_defaults(effort=FULL)
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

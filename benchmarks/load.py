@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import re
+import json
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.peers import PeerMissing
 
-_UNITS_MS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
+SCRIPT = Path(__file__).with_name("load.lua")
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One run: requests a second, and the latency's median and 99th percentile in milliseconds."""
+    """One run: requests a second, and the latency in milliseconds by percentile (from 1 to 100)."""
 
     per_second: float
-    p50_ms: float
-    p99_ms: float
+    ms: dict[float, float]
 
 
 def wrk_path() -> str:
@@ -29,27 +30,22 @@ def wrk_path() -> str:
     return found
 
 
-def run(url: str, connections: int, seconds: float) -> Load:
-    """GET `url` over so many kept connections; any answer that isn't 2xx is an error of the benchmark."""
-    command = [
-        wrk_path(),
-        "-t1",
-        f"-c{connections}",
-        f"-d{max(1, round(seconds))}s",
-        "--timeout",
-        "30s",
-        "--latency",
-        url,
-    ]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "Non-2xx" not in text, text
-    assert "Socket errors" not in text, text
-    per_second = re.search(r"Requests/sec:\s+([\d.]+)", text)
-    assert per_second is not None, text
-    return Load(float(per_second[1]), _latency_ms(text, 50), _latency_ms(text, 99))
+def run(url: str, connections: int, seconds: float, *, body_bytes: int = 0, functions: int = 0) -> Load:
+    """Requests to `url` over so many kept connections; any answer that isn't 2xx is an error of the benchmark.
 
-
-def _latency_ms(text: str, percent: int) -> float:
-    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)$", text, re.MULTILINE)
-    assert found is not None, text
-    return float(found[1]) * _UNITS_MS[found[2]]
+    Args:
+        seconds: At least one: less can't be asked of `wrk`.
+        body_bytes: POST so much instead of GET.
+        functions: Call the functions f0, f1, ... in turn instead of the URL's path.
+    """
+    command = [wrk_path(), "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
+    settings = {"BENCH_BODY_BYTES": str(body_bytes), "BENCH_FUNCTIONS": str(functions)}
+    ran = subprocess.run(
+        [*command, "-s", str(SCRIPT), url], capture_output=True, text=True, check=True, env=os.environ | settings
+    )
+    said = json.loads(ran.stdout.splitlines()[-1])
+    assert not said["broken"], ran.stdout
+    assert not said["not_2xx"], ran.stdout
+    assert said["requests"], ran.stdout
+    latencies = {float(percent): us / 1000 for percent, us in said["us"].items()}
+    return Load(said["requests"] / said["seconds"], latencies)

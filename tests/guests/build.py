@@ -1,4 +1,4 @@
-"""Compiles the C guests of this directory with Zig's C compiler into a cache outside of the repository.
+"""Compiles C guests, of this directory or another, with Zig's C compiler into a cache outside of the repository.
 
 A guest's file in the cache is named by the hash of its source, flags and compiler, so that it is compiled once. The
 first build of all takes some 20 seconds, because Zig builds its libc then.
@@ -34,13 +34,13 @@ def cache_dir() -> Path:
 
 
 @cache
-def guest(name: str, *, reactor: bool = False) -> bytes:
+def guest(name: str, *, reactor: bool = False, directory: Path = HERE) -> bytes:
     """The Wasm bytes of guest `name`; `reactor` for one that exports functions and has no `main`.
 
     Raises:
         RuntimeError: the compiler refused the source; its messages are the text.
     """
-    source = HERE / f"{name}.c"
+    source = directory / f"{name}.c"
     flags = (*FLAGS, STACK_FLAG, *(("-mexec-model=reactor",) if reactor else ()))
     compiler = importlib.metadata.version("ziglang")
     digest = hashlib.sha256(b"\0".join([source.read_bytes(), compiler.encode(), " ".join(flags).encode()])).hexdigest()

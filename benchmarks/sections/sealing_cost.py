@@ -1,4 +1,4 @@
-"""Section `sealing`: what the seal costs, from the fork to READY, to a job's reaped end, and a call, beside unsealed.
+"""What the seal costs, from the fork to READY, to a job's reaped end, and a call, beside unsealed.
 
 Below the worker: a zygote of our own, as `tests/runner` start one, and no coordinator. Unsealed is the same zygote with
 every layer taken out that a child applies by itself; what was inherited costs nobody anything and stays.
@@ -14,58 +14,56 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import wasmtime
-
-from benchmarks.measure import Row, Summary, alternate
-from benchmarks.node import EXPORT, HELLO
+from benchmarks.bench import Bench
+from benchmarks.measure import Aim, Row
+from benchmarks.modules import EXPORT, HELLO
 from runner.protocol import I32
 from runner.protocol.control import FLAG_ONE_JOB
 from tests.runner.call_host import Service
 from tests.runner.zygote_host import ZygoteHost
 
-AIM_EXTRA_MS, AIM_TOTAL_MS, AIM_CALL_PERCENT = 0.3, 2.0, 3
+READY_AIM, JOB_AIM, CALL_AIM = Aim("<=", 0.3, "extra"), Aim("<=", 2.0, "ours"), Aim("<=", 1.03)
 PEER = "unsealed"
-CALLS = 400
+CALLS_PER_SHOT = 20
 # A zygote in which nothing is found possible that a child would have to do: it plans no step of the seal.
 UNSEALED = "benchmarks.unsealed_zygote"
 
 
-def rows(quick: bool) -> Iterator[Row]:
+def rows(bench: Bench) -> Iterator[Row]:
     """Each figure as soon as it is measured; as root with every layer, as an ordinary user with what it has."""
-    rounds, times = (3, 20) if quick else (12, 50)
     with zygotes() as (sealed, unsealed):
         artifact = compiled(sealed)
         try:
             for what, measure, aim in (
-                ("fork to sealed and ready", ready_ms, f"aim: at most {AIM_EXTRA_MS} ms more"),
-                ("fork, sealed, hello job, reaped", job_ms, f"aim: at most {AIM_TOTAL_MS} ms"),
-                ("the same, CPU time of the process", job_cpu_ms, "told apart from how busy the machine is"),
+                ("fork to sealed and ready", ready_ms, READY_AIM),
+                ("fork, sealed, hello job, reaped", job_ms, JOB_AIM),
+                ("the same, CPU time of the process", job_cpu_ms, None),  # told apart from how busy the machine is
             ):
-                ours, theirs = alternate(
-                    rounds,
-                    _timed(measure, sealed, artifact, times),
-                    _timed(measure, unsealed, artifact, times),
-                )
-                yield _row(what, "ms", ours, theirs, aim)
+                contenders = {
+                    name: _timed(measure, zygote, artifact, 2 * bench.effort.batch)
+                    for name, zygote in (("ours", sealed), ("peer", unsealed))
+                }
+                measured = bench.alternate(contenders)
+                yield Row.of(what, "ms", measured["ours"], (PEER, measured["peer"]), aim)
         finally:
             os.close(artifact)
-        yield warm_call(sealed, unsealed, rounds)
+        yield warm_call(bench, sealed, unsealed)
 
 
-def warm_call(sealed: ZygoteHost, unsealed: ZygoteHost, rounds: int) -> Row:
+def warm_call(bench: Bench, sealed: ZygoteHost, unsealed: ZygoteHost) -> Row:
     """A call of an export over its runner's socket, API and HTTP left out; both runners were made beforehand."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="galago-bench-")))
-        timed = []
-        for name, zygote in (("sealed", sealed), ("unsealed", unsealed)):
+        contenders = {}
+        for name, zygote in (("ours", sealed), ("peer", unsealed)):
             artifact = compiled(zygote, EXPORT)
             service = stack.enter_context(Service(zygote, artifact, directory / name))
             os.close(artifact)
             service.serve_export(b"hello", (), (I32,)).ready()
             assert service.export() == [42]
-            timed.append(partial(call_us, service, CALLS))
-        ours, theirs = alternate(rounds * 5, *timed)
-    return _row("warm call of an export", "us a call", ours, theirs, f"aim: at most {AIM_CALL_PERCENT} % more")
+            contenders[name] = partial(call_us, service, CALLS_PER_SHOT * bench.effort.batch)
+        measured = bench.alternate(contenders, bench.effort.rounds * 5)
+    return Row.of("warm call of an export", "us a call", measured["ours"], (PEER, measured["peer"]), CALL_AIM)
 
 
 def call_us(service: Service, calls: int) -> list[float]:
@@ -77,11 +75,6 @@ def call_us(service: Service, calls: int) -> list[float]:
             pass
         asker.close()
     return [(time.perf_counter() - start) * 1e6 / calls]
-
-
-def _row(what: str, unit: str, ours: list[float], theirs: list[float], aim: str) -> Row:
-    samples = {"ours": ours, "peer": theirs}
-    return Row("sealing", what, unit, "lower", Summary.of(ours), PEER, Summary.of(theirs), aim, samples)
 
 
 @contextmanager
@@ -100,9 +93,9 @@ def zygotes() -> Iterator[tuple[ZygoteHost, ZygoteHost]]:
                 host.close()
 
 
-def compiled(zygote: ZygoteHost, module: str = HELLO) -> int:
+def compiled(zygote: ZygoteHost, module: bytes = HELLO) -> int:
     """The artifact of a module, by default of a hello command, in a sealed memfd."""
-    outcome, artifact = zygote.compile(bytes(wasmtime.wat2wasm(module)))
+    outcome, artifact = zygote.compile(module)
     assert outcome.reason == "exit", outcome.detail
     return artifact
 

@@ -1,0 +1,38 @@
+"""How long a run takes: for a figure, for a look, or only to see that everything still runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Sizes of everything that is measured."""
+
+    name: str
+    seconds: float  # what all sections take together, about; for the progress bar alone
+    rounds: int  # in which all contenders take their turn
+    batch: int  # single shots of a contender in its turn
+    load_s: float  # how long a contender is loaded in its turn
+    idle_s: float  # how long a node is watched doing nothing
+    points: int  # of each curve
+    functions: int  # deployed at once in `density`
+    largest: float  # of what grows, the largest share that is tried: 1 is all
+    large_guests: bool  # CPython, whose compilation takes longer than everything else
+
+    def of(self, points: Sequence[int]) -> list[int]:
+        """Those of a curve's points that are taken: the ends, and what fits between; of one, the last."""
+        allowed = [point for point in points if point <= points[-1] * self.largest] or [points[0]]
+        if len(allowed) <= self.points:
+            return allowed
+        if self.points == 1:
+            return allowed[-1:]
+        step = (len(allowed) - 1) / (self.points - 1)
+        return [allowed[round(index * step)] for index in range(self.points)]
+
+
+FULL = Effort("full", 900, 6, 20, 3.0, 10.0, 12, 100, 1.0, True)
+QUICK = Effort("quick", 120, 2, 8, 1.0, 2.0, 3, 100, 0.1, False)
+# Every path once: what it answers is judged, no figure of it means anything.
+CHECK = Effort("check", 30, 1, 2, 0.1, 0.1, 1, 3, 0.001, False)
