@@ -26,7 +26,7 @@ soak: $(VENV)/.test
 	$(BIN)/python -m tests.faults.soak $(SOAK_ARGS)
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 $(VENV)/.demo $(VENV)/.test $(VENV)/.bench: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

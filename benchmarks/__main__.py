@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
+from subprocess import SubprocessError
 
 from benchmarks import compare, plots, report, results
 from benchmarks.bench import Bench
@@ -17,63 +21,80 @@ from benchmarks.progress import Progress
 from benchmarks.sections import SECTIONS, Section
 
 
+@dataclass(slots=True)
+class Outcome:
+    """What a run gave."""
+
+    rows: list[Row] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 1 where nothing was measured."""
+    """Exit code 1 where a section failed, or nothing was measured."""
     options = _parser().parse_args(arguments)
-    skipped: list[str] = []
     if options.read is not None:
         run, rows = results.read(options.read)
-        rows = [row for row in rows if not options.only or row.section in options.only]
+        outcome = Outcome([row for row in rows if not options.only or row.section in options.only])
     else:
         run = results.machine(options.effort)
         chosen = [section for section in SECTIONS if not options.only or section.name in options.only]
-        rows = measure(chosen, options.effort, skipped)
-        if options.json is not None:
-            results.write(options.json, run, rows)
+
+        def keep(row: Row) -> None:
+            if options.json is not None:
+                results.write(options.json, run, [row])
+
+        outcome = measure(chosen, options.effort, keep)
     changes = None
     if options.compare is not None:
         old_run, old = results.read(options.compare)
-        changes = compare.compare(old, rows)
+        changes = compare.compare(old, outcome.rows)
         for difference in compare.differences(old_run, run):
             print(f"not the same: {difference}")
-    print(report.text(rows, changes))
-    if options.markdown is not None:
-        options.markdown.write_text(report.markdown(rows, run, skipped, changes))
+    print(report.text(outcome.rows, changes))
     if options.plot is not None:
-        _draw(rows, options.plot, skipped)
-    for what in skipped:
+        _draw(outcome, options.plot)
+    if options.markdown is not None:
+        options.markdown.write_text(report.markdown(outcome.rows, run, outcome.skipped, changes))
+    for what in outcome.skipped:
         print(f"skipped: {what}")
-    return 0 if rows else 1
+    for what in outcome.failed:
+        print(f"FAILED: {what}")
+    return 0 if outcome.rows and not outcome.failed else 1
 
 
-def measure(sections: Sequence[Section], effort: Effort, skipped: list[str]) -> list[Row]:
-    """The rows of all sections. What lacks something goes to `skipped` by its name, and the rest goes on."""
+def measure(sections: Sequence[Section], effort: Effort, keep: Callable[[Row], None]) -> Outcome:
+    """The rows of all sections, each kept as soon as it is there; one that can't be measured leaves the rest alone."""
     rows: list[Row] = []
     share = effort.seconds / sum(section.share for section in SECTIONS)
     with Progress(share * sum(section.share for section in sections)) as progress, Bench(effort, progress) as bench:
         for section in sections:
             progress.section(section.name, share * section.share)
             started, before = time.monotonic(), len(rows)
-            if not section.shares_node:
-                bench.release()
             try:
+                if not section.shares_node:
+                    bench.release()
                 for row in section.rows(bench):
                     row.section = section.name
                     rows.append(row)
+                    keep(row)
                     progress.tick(f"{section.name}: {row.what}")
             except PeerMissing as missing:
                 bench.skip(f"section {section.name}: {missing}")
+            except (AssertionError, OSError, HTTPException, SubprocessError) as wrong:
+                bench.fail(f"section {section.name}: {wrong!r}")
+                traceback.print_exc()
+                bench.release()  # who knows in which state it is
             progress.say(f"{section.name}: {len(rows) - before} rows in {time.monotonic() - started:.0f} s")
-        skipped += bench.skipped
-    return rows
+        return Outcome(rows, bench.skipped, bench.failed)
 
 
-def _draw(rows: Sequence[Row], directory: Path, skipped: list[str]) -> None:
+def _draw(outcome: Outcome, directory: Path) -> None:
     try:
-        for path in plots.draw(rows, directory):
+        for path in plots.draw(outcome.rows, directory):
             print(f"drawn: {path}", file=sys.stderr)
     except PeerMissing as missing:
-        skipped.append(str(missing))
+        outcome.skipped.append(str(missing))
 
 
 def _parser() -> argparse.ArgumentParser:

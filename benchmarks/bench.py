@@ -29,6 +29,7 @@ class Bench:
         self.effort = effort
         self.progress = progress
         self.skipped: list[str] = []
+        self.failed: list[str] = []
         self._stack = ExitStack()
         self._shared: ExitStack | None = None
         self._node: Node | None = None
@@ -60,6 +61,11 @@ class Bench:
         if what not in self.skipped:
             self.skipped.append(what)
             self.progress.say(f"skipped: {what}")
+
+    def fail(self, what: str) -> None:
+        """Tell what went wrong: the other sections go on."""
+        self.failed.append(what)
+        self.progress.say(f"FAILED: {what}")
 
     def peers(
         self, stack: ExitStack, makers: Mapping[str, Callable[[], AbstractContextManager[Value]]]

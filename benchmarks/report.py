@@ -18,7 +18,8 @@ NOTHING = "-"
 def text(rows: Sequence[Row], changes: Changes | None = None) -> str:
     """All tables, each aligned: what was measured once, the curves, and last what the aims are about."""
     parts = [_aligned(results(rows, changes))] if any(not row.axis for row in rows) else []
-    parts += [f"{curve.title}\n{_aligned(growth(curve))}" for curve in curves(rows)]
+    for curve in curves(rows):
+        parts.append("\n".join([curve.title, _aligned(growth(curve)), *curve.notes]))
     if aimed := [row for row in rows if row.aim is not None]:
         parts.append(f"{_tally(aimed)}\n{_aligned(results(aimed, changes))}")
     return "\n\n".join(parts)
@@ -38,7 +39,7 @@ def markdown(
             parts.append(_piped(results(mine, changes), without="section"))
         for curve in curves(mine):
             parts += [f"### {curve.title}", _piped(growth(curve))]
-            parts += [curve.why] if curve.why else []
+            parts += [" ".join([curve.why, *(f"{note}." for note in curve.notes)])] if curve.why or curve.notes else []
     if skipped := list(skipped):
         parts.append("## Skipped\n\n" + "\n".join(f"- {what}" for what in skipped))
     return "\n\n".join(parts) + "\n"
@@ -46,29 +47,35 @@ def markdown(
 
 def results(rows: Iterable[Row], changes: Changes | None = None) -> Table:
     """What is no point of a curve: medians with their quartiles, ours beside the peer's, and whether the aim is met."""
-    head: tuple[str, ...] = ("section", "what", "ours", "quartiles", "beside", "its", "quartiles", "ratio", "aim", "")
+    head: tuple[str, ...] = (
+        "section",
+        "what",
+        "ours",
+        "quartiles",
+        "beside",
+        "its",
+        "quartiles",
+        "ratio",
+        "aim",
+        "met",
+    )
     if changes is not None:
         head += ("before",)
     lines = []
     for row in rows:
-        if row.axis:
-            continue
-        theirs = (number(row.peer.median), _quartiles(row.peer)) if row.peer else (NOTHING, NOTHING)
-        ratio = f"{row.ratio:.2f}" if row.ratio is not None else NOTHING
-        met = {None: "", True: "met", False: "missed"}[row.met]
-        ours = f"{number(row.ours.median)} {row.unit}"
-        line: tuple[str, ...] = (
-            row.section,
-            row.what,
-            ours,
-            _quartiles(row.ours),
-            row.peer_name or NOTHING,
-            *theirs,
-            ratio,
-        )
-        line += (str(row.aim or NOTHING), met)
-        lines.append((*line, str(changes.get(row.key, "")) if changes is not None else "")[: len(head)])
+        if not row.axis:
+            changed = () if changes is None else (str(changes.get(row.key, "new")),)
+            lines.append((*_cells(row), *changed))
     return head, lines
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    theirs = (number(row.peer.median), _quartiles(row.peer)) if row.peer else (NOTHING, NOTHING)
+    ratio = f"{row.ratio:.2f}" if row.ratio is not None else NOTHING
+    met = {None: "", True: "met", False: "missed"}[row.met]
+    ours = f"{number(row.ours.median)} {row.unit}"
+    beside = (row.peer_name or NOTHING, *theirs, ratio)
+    return row.section, row.what, ours, _quartiles(row.ours), *beside, str(row.aim or NOTHING), met
 
 
 def growth(curve: Curve) -> Table:

@@ -30,7 +30,7 @@ def rows(bench: Bench) -> Iterator[Row]:
         ours = hellos(bench, stack, client)
         peers = bench.peers(stack, servers(API_WORKERS))
         for connections in bench.effort.of(CONNECTIONS):
-            loads = _loaded(bench, ours | peers, connections)
+            loads = _loaded(bench, ours, peers, connections)
             yield from _point(ours, loads, "connections", connections)
     try:
         handler = worker_in_c("mirror")
@@ -41,11 +41,15 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield from _by_body(bench, handler)
 
 
-def _loaded(bench: Bench, urls: dict[str, str], connections: int, body_bytes: int = 0) -> dict[str, list[Load]]:
-    def one(url: str) -> list[Load]:
-        return [load.run(url, connections, bench.effort.load_s, body_bytes=body_bytes)]
+def _loaded(
+    bench: Bench, ours: dict[str, str], peers: dict[str, str], connections: int, body_bytes: int = 0
+) -> dict[str, list[Load]]:
+    def one(name: str, url: str) -> list[Load]:
+        seconds, breaks = bench.effort.load_s, name in peers
+        return [load.run(url, connections, seconds, body_bytes=body_bytes, may_break=breaks)]
 
-    return bench.alternate({name: partial(one, url) for name, url in urls.items()}, max(1, bench.effort.rounds // 2))
+    contenders = {name: partial(one, name, url) for name, url in (ours | peers).items()}
+    return bench.alternate(contenders, max(1, bench.effort.rounds // 2))
 
 
 def _point(ours: dict[str, str], loads: dict[str, list[Load]], axis: str, at: int) -> Iterator[Row]:
@@ -55,7 +59,10 @@ def _point(ours: dict[str, str], loads: dict[str, list[Load]], axis: str, at: in
         for peer in peers or [""]:
             for unit in ("calls/s", "ms p50", "ms p99"):
                 beside = (peer, _figures(loads[peer], unit)) if peer else None
-                yield Row.of(name, unit, _figures(loads[name], unit), beside, axis=axis, at=at)
+                row = Row.of(name, unit, _figures(loads[name], unit), beside, axis=axis, at=at)
+                if peer and (broken := sum(one.broken for one in loads[peer])):
+                    row.note = f"{peer} broke off {broken} connections at {at:,} {axis}"
+                yield row
 
 
 def _figures(loads: list[Load], unit: str) -> list[float]:
@@ -70,7 +77,7 @@ def _by_runners(bench: Bench, handler: bytes) -> Iterator[Row]:
                 assert client.ask("GET", path) == HELLO_BODY
                 url = f"http://127.0.0.1:{bench.node().port}{path}"
                 ours = {"wagi in C": url}
-                yield from _point(ours, _loaded(bench, ours, 8 * CORES), "runners", runners)
+                yield from _point(ours, _loaded(bench, ours, {}, 8 * CORES), "runners", runners)
 
 
 def _by_body(bench: Bench, handler: bytes) -> Iterator[Row]:
@@ -84,7 +91,7 @@ def _by_body(bench: Bench, handler: bytes) -> Iterator[Row]:
         for size in bench.effort.of(BODIES):
             for name, url in (ours | peers).items():
                 assert _echo(url, size) == (b"x" * size or HELLO_BODY), (name, size)
-            yield from _point(ours, _loaded(bench, ours | peers, BODY_CONNECTIONS, size), "bytes of body", size)
+            yield from _point(ours, _loaded(bench, ours, peers, BODY_CONNECTIONS, size), "bytes of body", size)
 
 
 def _echo(url: str, size: int) -> bytes:
