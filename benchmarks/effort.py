@@ -15,6 +15,7 @@ class Effort:
     rounds: int  # in which all contenders take their turn
     batch: int  # single shots of a contender in its turn
     load_s: float  # how long a contender is loaded in its turn
+    work: float  # of the work that a guest does to be timed, the share
     idle_s: float  # how long a node is watched doing nothing
     points: int  # of each curve
     functions: int  # deployed at once in `density`
@@ -32,7 +33,7 @@ class Effort:
         return [allowed[round(index * step)] for index in range(self.points)]
 
 
-FULL = Effort("full", 900, 6, 20, 3.0, 10.0, 12, 100, 1.0, True)
-QUICK = Effort("quick", 120, 2, 8, 1.0, 2.0, 3, 100, 0.1, False)
+FULL = Effort("full", 900, 6, 20, 3.0, 1.0, 10.0, 12, 100, 1.0, True)
+QUICK = Effort("quick", 120, 2, 8, 1.0, 0.3, 2.0, 3, 100, 0.1, False)
 # Every path once: what it answers is judged, no figure of it means anything.
-CHECK = Effort("check", 30, 1, 2, 0.1, 0.1, 1, 3, 0.001, False)
+CHECK = Effort("check", 30, 1, 2, 0.1, 0.0, 0.1, 1, 3, 0.001, False)

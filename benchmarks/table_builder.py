@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-# A copy's serial and created_us follow its number; ids are of version 7, so that they sort as real ones do.
+# A copy's created_us follows its number; ids are of version 7, so that they sort as real ones do.
 _ID = "printf('%08x-%04x-7000-8000-%012x', n.i / 65536, n.i % 65536, n.i)"
 _NUMBERS = "WITH RECURSIVE n(i) AS (SELECT :first UNION ALL SELECT i + 1 FROM n WHERE i < :last)"
 _COPY_TASKS = f"""INSERT INTO tasks
@@ -40,8 +40,9 @@ def grow(path: Path, made: int, wanted: int, total: int) -> None:
         connection.execute("PRAGMA synchronous=OFF")
         connection.execute("PRAGMA cache_size=-262144")
         serial, state, kind = connection.execute("SELECT min(serial), state, kind FROM tasks").fetchone()
-        base = 1_000_000_000  # beyond every serial of a real task
-        given = {"first": made + 1, "last": wanted, "base": base, "total": total, "template": serial}
+        (last,) = connection.execute("SELECT max(serial) FROM tasks").fetchone()
+        # Behind every real task, of which there may be new ones since it was grown last.
+        given = {"first": made + 1, "last": wanted, "base": last - made, "total": total, "template": serial}
         connection.execute("BEGIN IMMEDIATE")
         for statement in (_COPY_TASKS, _COPY_SPECS, _COPY_EVENTS):
             connection.execute(statement, given)

@@ -243,6 +243,8 @@ def test_a_grown_table_reads_as_one_that_was_written(tmp_path: Path) -> None:
         task = make_task(1, created_at_us=10**15, token="t")
         writer.apply([insert(1, created_at_us=10**15, token="t"), update(task, State.COMPLETED, finished_at_us=10**15)])
     grow(path, 0, 40, 100)
+    with closing(TableWriter(path)) as writer:
+        writer.apply([insert(2, created_at_us=10**15 + 1, token="t")])  # a real one in between
     grow(path, 40, 100, 100)
     with closing(TableReader(path)) as reader:
         page, after = reader.tasks(TaskFilter(state=State.COMPLETED, limit=100))

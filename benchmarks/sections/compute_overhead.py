@@ -40,7 +40,7 @@ def rows(bench: Bench) -> Iterator[Row]:
     with Client.of(bench.node().port) as client:
         for name, times in TIMES.items():
             try:
-                contenders = _guest(bench, client, name, str(times if bench.effort.batch > 2 else 1))
+                contenders = _guest(bench, client, name, str(max(1, round(times * bench.effort.work))))
             except PeerMissing as missing:
                 bench.skip(f"compute overhead: {missing}")
                 return
