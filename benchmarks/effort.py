@@ -19,21 +19,24 @@ class Effort:
     idle_s: float  # how long a node is watched doing nothing
     points: int  # of each curve
     functions: int  # deployed at once in `density`
-    largest: float  # of what grows, the largest share that is tried: 1 is all
+    largest: float  # of what has to be made first, the largest share that is tried: 1 is all
     large_guests: bool  # CPython, whose compilation takes longer than everything else
 
-    def of(self, points: Sequence[int]) -> list[int]:
-        """Those of a curve's points that are taken: the ends, and what fits between; of one, the last."""
-        allowed = [point for point in points if point <= points[-1] * self.largest] or [points[0]]
-        if len(allowed) <= self.points:
-            return allowed
+    def some(self, points: Sequence[int]) -> list[int]:
+        """Those of a curve's points that are taken: the ends, and what fits between; of one, the middle."""
+        if len(points) <= self.points:
+            return list(points)
         if self.points == 1:
-            return allowed[-1:]
-        step = (len(allowed) - 1) / (self.points - 1)
-        return [allowed[round(index * step)] for index in range(self.points)]
+            return [points[len(points) // 2]]
+        step = (len(points) - 1) / (self.points - 1)
+        return [points[round(index * step)] for index in range(self.points)]
+
+    def few(self, points: Sequence[int]) -> list[int]:
+        """As `some`, of what takes the longer to make ready the larger it is."""
+        return self.some([point for point in points if point <= points[-1] * self.largest] or [points[0]])
 
 
-FULL = Effort("full", 900, 6, 20, 3.0, 1.0, 10.0, 12, 100, 1.0, True)
+FULL = Effort("full", 1200, 6, 20, 2.0, 1.0, 10.0, 12, 100, 1.0, True)
 QUICK = Effort("quick", 120, 2, 8, 1.0, 0.3, 2.0, 3, 100, 0.1, False)
 # Every path once: what it answers is judged, no figure of it means anything.
 CHECK = Effort("check", 30, 1, 2, 0.1, 0.0, 0.1, 1, 3, 0.001, False)

@@ -16,7 +16,17 @@ PEER_COLOURS = ("#1f6fb2", "#2e8b57", "#5f6b7a", "#17a2b8", "#8c6d31")
 MARKERS = "osD^v<>P*"
 # Axes that grow by factors. A zero stays on them as a point of its own, beside the smallest.
 BY_FACTORS = ("connections", "bytes of body", "finished tasks")
-PERCENT_TICKS = (1, 50, 90, 99, 99.9)
+PERCENT_TICKS = (50, 75, 90, 99, 99.9)
+FIRST_PERCENT = 25  # what is quicker crowds at the axis
+UNITS = {
+    "calls/s": "calls a second",
+    "jobs/s": "jobs a second",
+    "ms": "milliseconds",
+    "ms p50": "milliseconds, median",
+    "ms p99": "milliseconds, 99th percentile",
+    "s": "seconds",
+    "MB USS": "MB of memory that no other process shares (USS)",
+}
 
 
 def draw(rows: Sequence[Row], directory: Path) -> list[Path]:
@@ -59,7 +69,7 @@ def _curve_drawer(curve: Curve) -> Callable[[Any], None]:
 
     def drawer(axes: Any) -> None:
         for index, (name, series) in enumerate(curve.series.items()):
-            points = sorted(at for at in series if not (percent and at == 100))
+            points = sorted(at for at in series if not percent or FIRST_PERCENT <= at < 100)
             xs = [_percent_position(at) if percent else at for at in points]
             style = _style(curve, name, index)
             axes.plot(xs, [series[at].median for at in points], label=name, **style)
@@ -68,7 +78,7 @@ def _curve_drawer(curve: Curve) -> Callable[[Any], None]:
                 axes.fill_between(xs, low, high, color=style["color"], alpha=0.12, linewidth=0)
         _scales(axes, curve, percent)
         axes.set_title(curve.title, loc="left", fontsize=12)
-        axes.set_ylabel(curve.unit)
+        axes.set_ylabel(UNITS.get(curve.unit, curve.unit))
         axes.legend(frameon=False, fontsize=9, loc="best")
 
     return drawer
@@ -101,9 +111,10 @@ def _scales(axes: Any, curve: Curve, percent: bool) -> None:
     values = [summary.median for series in curve.series.values() for summary in series.values()]
     if curve.unit.startswith("ms") and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.get_major_locator().set_params(subs=(1, 2, 5), numticks=20)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(axes.dataLim.y1, max(values)))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
 
 
@@ -135,7 +146,7 @@ def _memory_drawer(rows: Sequence[Row]) -> Callable[[Any], None]:
             if row.aim is not None:
                 axes.hlines(row.aim.figure, place - 0.35, place + 0.35, color="#333333", linestyle="--")
                 axes.annotate(f"aim {row.aim.figure:g}", (place + 0.36, row.aim.figure), va="center", fontsize=9)
-        axes.set_ylabel("MB of memory that no other process shares (USS)")
+        axes.set_ylabel(UNITS["MB USS"])
         axes.set_title(f"density: what an idle runner takes, of {found[0].ours.count}", loc="left", fontsize=12)
         axes.margins(x=0.2, y=0.15)
 
@@ -143,4 +154,6 @@ def _memory_drawer(rows: Sequence[Row]) -> Callable[[Any], None]:
 
 
 def _file_name(title: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in title.replace("/", " per ")).replace("--", "-")
+    return "".join(letter if letter.isalnum() else "-" for letter in title.lower().replace("/", " per ")).replace(
+        "--", "-"
+    )

@@ -26,7 +26,7 @@ def rows(bench: Bench) -> Iterator[Row]:
         return
     what = f"job of a C program of {len(module) // 1000} kB"
     with ExitStack() as stack:
-        ours = _ours(stack, module)
+        ours = _ours(bench, stack, module)
         peers = _peers(bench, module)
         batch = max(1, bench.effort.batch // 2)
         contenders = {name: partial(timed_ms, work, batch) for name, work in (ours | peers).items()}
@@ -42,9 +42,9 @@ def rows(bench: Bench) -> Iterator[Row]:
         yield from _large(bench)
 
 
-def _ours(stack: ExitStack, module: bytes) -> dict[str, Callable[[], object]]:
+def _ours(bench: Bench, stack: ExitStack, module: bytes) -> dict[str, Callable[[], object]]:
     """By where the artifact comes from; a worker without room for artifacts in memory reads each from disk."""
-    memory = stack.enter_context(Client.of(stack.enter_context(node()).port))
+    memory = stack.enter_context(Client.of(bench.node().port))
     disk = stack.enter_context(Client.of(stack.enter_context(node("--artifact-cache-bytes", "0")).port))
     numbers = itertools.count()
 
@@ -82,7 +82,7 @@ def _large(bench: Bench) -> Iterator[Row]:
     except PeerMissing as missing:
         bench.skip(f"CPython: {missing}")
         return
-    with node() as running, Client.of(running.port) as client:
+    with Client.of(bench.node().port) as client:
         numbers = itertools.count()
 
         def ours() -> None:

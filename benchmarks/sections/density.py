@@ -69,7 +69,7 @@ def _without_runners(bench: Bench) -> Iterator[Row]:
     with node(*OPTIONS) as running, Client.of(running.port) as client, ExitStack() as stack:
         warm = stack.enter_context(deployed(client, "warm", WAGI, CALL_WAGI, min=1, max=1))
         deployed_now = 0
-        for count in bench.effort.of(FUNCTIONS):
+        for count in bench.effort.few(FUNCTIONS):
             took = []
             for number in range(deployed_now, count):
                 function = deployed(client, f"f{number}", WAGI, CALL_WAGI, min=0, max=1, idle_ms=1)

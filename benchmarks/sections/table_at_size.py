@@ -30,7 +30,7 @@ AIMED = ("GET /tasks/{id}", "GET /tasks, first page")
 
 def rows(bench: Bench) -> Iterator[Row]:
     """A worker with a thousand tasks and one that grows; both are asked in turn at each size."""
-    sizes = bench.effort.of(SIZES)
+    sizes = bench.effort.few(SIZES)
     with ExitStack() as stack:
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="galago-bench-")))
         temporary.chmod(0o755)  # whoever the worker runs as reaches what is below
