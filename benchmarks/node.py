@@ -20,20 +20,30 @@ import psutil
 
 from benchmarks.peers import free_port
 
+IDLE_S = 30  # the worker closes what was idle for `--keepalive-s`
+
 
 class Client:
-    """One kept connection."""
+    """One kept connection, made anew where it was idle for long."""
 
     def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        self._connect()
+
+    def _connect(self) -> None:
         self._connection.connect()
         assert self._connection.sock is not None
         self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._used_s = time.monotonic()
 
     def ask(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> bytes:
+        if time.monotonic() - self._used_s > IDLE_S:
+            self._connection.close()
+            self._connect()
         self._connection.request(method, path, body, headers or {})
         answer = self._connection.getresponse()
         content = answer.read()
+        self._used_s = time.monotonic()
         assert answer.status < 300, (answer.status, content)
         return content
 
