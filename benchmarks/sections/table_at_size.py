@@ -24,6 +24,8 @@ from worker.config_values import TABLE_NAME
 SIZES = (0, 1_000, 10_000, 100_000, 300_000, 1_000_000)
 BASE = 1_000
 PAGE = 50
+# Retention would begin to remove where the curve ends.
+KEEP_ALL = ("--retention-tasks", str(10 * SIZES[-1]))
 AIM = Aim("<=", 1.2)
 AIMED = ("GET /tasks/{id}", "GET /tasks, first page")
 
@@ -45,7 +47,7 @@ def rows(bench: Bench) -> Iterator[Row]:
             made = size
             bench.progress.tick()
             started = time.perf_counter()
-            with node(data_dir=grown) as running, Client.of(running.port) as client:
+            with node(*KEEP_ALL, data_dir=grown) as running, Client.of(running.port) as client:
                 ready_s = time.perf_counter() - started
                 yield from _asked(bench, client, beside, size, size == sizes[-1])
             yield Row.of("start to ready", "s", [ready_s], axis="finished tasks", at=size)
