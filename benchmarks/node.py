@@ -20,6 +20,7 @@ import psutil
 
 from benchmarks.peers import free_port
 
+OUTPUT_BYTES = 4 << 20  # for the largest body that a handler gives back, and its head
 IDLE_S = 30  # the worker closes what was idle for `--keepalive-s`
 
 
@@ -112,6 +113,7 @@ def deployed(client: Client, function: str, module: bytes, handler: dict[str, st
         "function": {"name": function, "revision": "r1", "default": True},
         "handler": handler,
         "scale": scale,
+        "limits": {"output_bytes": OUTPUT_BYTES},
     }
     task = client.service(json.dumps(service).encode())
     yield f"/functions/{function}"
