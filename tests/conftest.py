@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ settings.load_profile("suite")
 
 LEAK_DEADLINE_S = 5.0
 # Packages of tests that fork, open sockets or start a worker: after each of them nothing may be left.
-LEAK_CHECKED = ("process", "e2e", "runner", "faults", "hostile", "coordinator", "shared")
+LEAK_CHECKED = ("client", "cli", "process", "e2e", "runner", "faults", "hostile", "coordinator", "shared")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -71,6 +73,21 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
             break
         time.sleep(0.02)
     assert (children, fds) == (set(), {}), "a test left children or descriptors behind"
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[tuple[str, str]]:
+    """(URL, token) of one worker for all tests that ask one through the client or the command line."""
+    from tests.e2e.harness import running, scratch
+
+    token = secrets.token_hex(16)
+    with scratch() as place:
+        tokens = place / "tokens"
+        tokens.touch(mode=0o600)
+        tokens.write_text(f"sha256:{hashlib.sha256(token.encode()).hexdigest()} read,run,call,admin\n")
+        options = ("--token-file", str(tokens), "--durability", "normal", "--api-workers", "1")
+        with running(place / "data", *options) as worker:
+            yield worker.url, token
 
 
 @pytest.fixture(scope="session")
