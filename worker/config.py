@@ -6,7 +6,6 @@ Every field is the option `--kebab-case`, the variable `GALAGO_UPPER_CASE` (list
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import math
@@ -82,7 +81,7 @@ def _hostname() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Every figure of a worker. `Config(...)` takes values as they are; `Config.load` reads and checks them."""
+    """Every figure of a worker. `Config(...)` takes values as they are; `Config.resolve` reads and checks them."""
 
     # Where
     bind: str = _option("127.0.0.1:8470", "address to serve on, HOST:PORT; port 0 takes a free one")
@@ -211,31 +210,6 @@ class Config:
     fault_dir: str | None = _option(None, "directory of faults that are injected (worker.shared.faults)", hidden=True)
 
     @classmethod
-    def load(
-        cls,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        *,
-        required: Sequence[str] = ("data_dir",),
-        warn: Callable[[str], None] = _logger.warning,
-    ) -> Config:
-        """Read command line, environment and the file that `--config` or GALAGO_CONFIG names, and check it all.
-
-        Args:
-            argv: the options of `serve`, without the program's name.
-            env: the environment; an unknown GALAGO_ name in it is warned about.
-            required: fields that must be given somewhere.
-            warn: takes one line of text.
-
-        Raises:
-            ConfigError: names the option as it was written, its value, and what would be right.
-            SystemExit: `argv` isn't one (argparse has told why), or asks for help.
-        """
-        parser = argparse.ArgumentParser(prog="galago-worker serve", allow_abbrev=False)
-        add_options(parser)
-        return cls.resolve(vars(parser.parse_args(argv)), env, required=required, warn=warn)
-
-    @classmethod
     def resolve(
         cls,
         options: Mapping[str, Any],
@@ -244,7 +218,18 @@ class Config:
         required: Sequence[str] = ("data_dir",),
         warn: Callable[[str], None] = _logger.warning,
     ) -> Config:
-        """`load` for options that are parsed already: name to text, a list of texts or a bool. Others are ignored."""
+        """Options, environment and the file that `--config` or GALAGO_CONFIG names, put together and checked.
+
+        Args:
+            options: from the command line, parsed: name to text, a list of texts, a bool, or None where it wasn't
+                given. Other names are ignored.
+            env: the environment; an unknown GALAGO_ name in it is warned about.
+            required: fields that must be given somewhere.
+            warn: takes one line of text.
+
+        Raises:
+            ConfigError: names the option as it was written, its value, and what would be right.
+        """
         path = options.get("config") or env.get("GALAGO_CONFIG")
         found = _read_file(path) if path else {}
         found.update(_read_env(env, warn))
@@ -298,21 +283,9 @@ def option_flag(name: str) -> str:
     return "--" + singular.replace("_", "-")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Every field as an option of `parser`. Values stay text: what is wrong with one is told by `Config.resolve`."""
-    parser.add_argument("--config", metavar="FILE", help="TOML file with the same options, in snake_case")
-    for option in fields(Config):
-        help_text = f"{option.metadata['help']} ({_range(option)}; {_default(option)})".replace("%", "%%")
-        kind = config_values.kind_of(option)
-        if option.metadata["hidden"]:
-            help_text = argparse.SUPPRESS
-        if kind == "bool":
-            action: Any = argparse.BooleanOptionalAction
-            parser.add_argument(option_flag(option.name), action=action, default=None, help=help_text)
-        else:
-            metavar = (option.metadata["unit"] or ("N" if kind in ("int", "float") else "VALUE")).upper()
-            repeated: dict[str, Any] = {"action": "append"} if kind == "tuple" else {}
-            parser.add_argument(option_flag(option.name), dest=option.name, metavar=metavar, help=help_text, **repeated)
+def option_help(option: Option) -> str:
+    """What the option means, its range and its default, in one line."""
+    return f"{option.metadata['help']} ({_range(option)}; {_default(option)})"
 
 
 def options_table() -> str:

@@ -8,12 +8,12 @@ from enum import IntEnum
 class ExitCode(IntEnum):
     """How a process of the worker ends, one list for all of them.
 
-    3 and 4 are gunicorn's own (a worker that failed to boot, an application that failed to load), 69 to 78 follow
+    3 and 4 are gunicorn's own (a worker that failed to boot, an application that failed to load), 65 to 78 follow
     sysexits.h (FreeBSD), 126 and 127 the shell's use for a program that couldn't be run.
     """
 
     OK = 0
-    FORCED = 1  # a second SIGTERM or SIGINT: ended at once, not drained
+    FORCED = 1  # serve: a second SIGTERM or SIGINT, ended at once, not drained
     USAGE = 2
     BOOT_FAILED = 3
     APP_FAILED = 4
@@ -32,10 +32,33 @@ class ExitCode(IntEnum):
     EXEC_FAILED = 127
 
 
+class CommandExit(IntEnum):
+    """How a command ends that asks a worker for something, or is `run`: no process of a worker is one of these.
+
+    64 to 77 follow sysexits.h, 124 timeout(1), 126 the shell; from 128 on it is 128 and a signal's number.
+    """
+
+    OK = 0
+    FAILED = 1  # it was done, and the task failed or the call was answered by an error
+    USAGE = 2
+    REFUSED = 64  # the worker doesn't know or doesn't take what was asked for
+    NO_INPUT = 66  # a file that was named can't be read
+    UNREACHABLE = 68  # no worker answers at the address
+    NOT_INSTALLED = 72  # a part of this program that is installed by itself
+    WORKER_FAILED = 74  # the worker or the connection broke over it
+    TRY_LATER = 75  # the worker takes nothing now
+    NOT_ALLOWED = 77  # no token, or one that may not do this
+    TIME_UP = 124  # run: the guest used up its time or fuel
+    CANT_RUN = 126  # run: the module is none, is refused, or can't be started
+    INTERRUPTED = 130
+    TRAPPED = 134  # run: the guest trapped or crashed, as abort(3) would end it
+    OUT_OF_MEMORY = 137  # run: as the kernel's killer would end it
+
+
 class WorkerError(Exception):
     """Root of the package's errors: a failure of the host side, never a guest's outcome."""
 
-    exit_code = ExitCode.INTERNAL
+    exit_code: int = ExitCode.INTERNAL
 
 
 class ConfigError(WorkerError):
@@ -49,6 +72,12 @@ class ConfigError(WorkerError):
         self.option = option
         self.value = value
         self.right = right
+
+
+class NotInstalled(WorkerError):
+    """A part of this program that is installed by itself isn't; the message says how to get it."""
+
+    exit_code = CommandExit.NOT_INSTALLED
 
 
 class SpawnError(WorkerError):
@@ -68,7 +97,7 @@ class CapabilityError(WorkerError):
 class LiveError(WorkerError):
     """The running worker could not be asked; the message says what to do."""
 
-    exit_code = ExitCode.NEVER_READY
+    exit_code = CommandExit.UNREACHABLE
 
 
 class BindError(WorkerError):

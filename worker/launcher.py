@@ -52,7 +52,7 @@ class Launcher:
     """One worker. `run` returns when it has ended.
 
     Args:
-        config: what `Config.load` gave.
+        config: what `Config.resolve` gave.
         reload: reads the configuration again, on SIGHUP; raises ConfigError.
         env: the environment; NOTIFY_SOCKET and LISTEN_FDS are taken out of it.
         programs: for tests.

@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.functions import Callers, deploy, speaker
 from tests.e2e.harness import HELLO, ROOT, UID_FIRST, Worker, running, wait_for, wasm
-from worker.errors import ExitCode
+from worker.errors import CommandExit, ExitCode
 from worker.shared.blobs import Blobs
 
 OLD_S = 1_600_000_000
@@ -108,5 +108,5 @@ def test_a_killed_runner_and_a_killed_zygote_leave_nothing(worker: Worker) -> No
 
 def test_a_worker_that_is_not_there_is_said_to_be_so() -> None:
     code, told = doctor("http://127.0.0.1:9")
-    assert ExitCode.NEVER_READY == code
+    assert CommandExit.UNREACHABLE == code
     assert "does the worker run" in told

@@ -6,6 +6,7 @@ import os
 import sys
 
 from worker import datadir, logs
+from worker.cli.options import parse
 from worker.config import Config
 from worker.errors import WorkerError
 from worker.launcher import Launcher, Programs
@@ -14,7 +15,7 @@ from worker.spawn import python, python_env
 
 def main() -> int:
     def load() -> Config:
-        return Config.load(sys.argv[1:], os.environ)
+        return Config.resolve(parse(sys.argv[1:]), os.environ)
 
     passed = {name: value for name, value in os.environ.items() if name.startswith(("FAKE_", "STUB_"))}
     programs = Programs(

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from tests.lasting import lasting_argv
 from tests.process.launched import NOBODY, ROOT, parent_of, wait_for
-from worker.errors import ExitCode, SpawnError, WorkerError
+from worker.errors import CommandExit, ExitCode, SpawnError, WorkerError
 from worker.spawn import Identity, Process, Program, child_fds, python_env, spawn
 
 SHOW = """
@@ -162,8 +163,9 @@ def test_what_names_no_open_fd_is_refused(value: str) -> None:
         child_fds({"GALAGO_FD_PAGE": value})
 
 
-def test_exit_codes_are_all_different() -> None:
-    assert len({int(code) for code in ExitCode}) == len(ExitCode.__members__)
+@pytest.mark.parametrize("kind", [ExitCode, CommandExit])
+def test_exit_codes_are_all_different(kind: type[IntEnum]) -> None:
+    assert len({int(code) for code in kind}) == len(kind.__members__)
 
 
 def test_our_python_finds_our_packages_and_gets_nothing_else() -> None:

@@ -1,4 +1,4 @@
-"""worker.cli: the command, from outside."""
+"""The command, from outside: what concerns one worker's own process and machine."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from runner import probe
 from runner.probe import Finding
-from worker import cli, datadir
+from worker import datadir
 from worker.cli import main
-from worker.errors import ExitCode
+from worker.errors import CommandExit, ExitCode
 from worker.shared.table import TableWriter
 from worker.version import version_of
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -35,7 +36,7 @@ def test_version_is_said() -> None:
 def test_without_a_command_it_says_how_it_is_used() -> None:
     ended = run()
     assert ended.returncode == ExitCode.USAGE
-    assert ended.stderr.startswith("usage: galago-worker")
+    assert ended.stderr.startswith("Usage: galago-worker")
 
 
 def test_serve_lists_its_options() -> None:
@@ -55,13 +56,13 @@ def test_doctor_explains_what_is_missing_as_a_table_and_as_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = {"seccomp": Finding(True), "uid": Finding(False, "not permitted", "run as root")}
-    monkeypatch.setattr(cli.probe, "run", lambda *_: found)
-    assert cli.main(["doctor"]) == ExitCode.REDUCED
+    monkeypatch.setattr(probe, "run", lambda *_: found)
+    assert main(["doctor"]) == ExitCode.REDUCED
     assert (
         capsys.readouterr().out
         == "seal: reduced\nseccomp  yes\nuid      no: not permitted\n         to get it: run as root\n"
     )
-    assert cli.main(["doctor", "--json"]) == ExitCode.REDUCED
+    assert main(["doctor", "--json"]) == ExitCode.REDUCED
     told = json.loads(capsys.readouterr().out)
     assert ("reduced", True, "run as root") == (
         told["level"],
@@ -75,11 +76,11 @@ def test_doctor_says_where_no_worker_starts(
     layer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = {"landlock": Finding(True), layer: Finding(False, "not permitted", "another policy")}
-    monkeypatch.setattr(cli.probe, "run", lambda *_: found)
-    assert cli.main(["doctor"]) == ExitCode.UNSEALED
+    monkeypatch.setattr(probe, "run", lambda *_: found)
+    assert main(["doctor"]) == ExitCode.UNSEALED
     first, *_, last = capsys.readouterr().out.splitlines()
     assert ("seal: unsealed", "a worker does not start here, unless told --allow-unsealed") == (first, last)
-    assert cli.main(["doctor", "--json"]) == ExitCode.UNSEALED
+    assert main(["doctor", "--json"]) == ExitCode.UNSEALED
     assert "unsealed" == json.loads(capsys.readouterr().out)["level"]
 
 
@@ -92,8 +93,8 @@ def test_doctor_judges_by_the_cgroup_that_is_named(
         tried.append(cgroup)
         return {"cgroup": Finding(False, "not permitted", "delegate it", wanted=bool(cgroup))}
 
-    monkeypatch.setattr(cli.probe, "run", run)
-    ends = [cli.main(["doctor"]), cli.main(["doctor", "--cgroup", str(tmp_path)])]
+    monkeypatch.setattr(probe, "run", run)
+    ends = [main(["doctor"]), main(["doctor", "--cgroup", str(tmp_path)])]
     assert ([ExitCode.OK, ExitCode.REDUCED], ["", str(tmp_path)]) == (ends, tried)
     assert ["seal: full", "seal: reduced"] == [
         line for line in capsys.readouterr().out.splitlines() if line.startswith("seal")
@@ -129,9 +130,30 @@ def test_repair_touches_nothing_of_a_worker_that_runs(
 ) -> None:
     (tmp_path / "run").mkdir()
     held = datadir.lock(tmp_path)
-    monkeypatch.setattr(cli.datadir, "lock", partial(datadir.lock, patience_s=0.05))
+    monkeypatch.setattr(datadir, "lock", partial(datadir.lock, patience_s=0.05))
     try:
         assert ExitCode.LOCKED == main(["repair", "--data-dir", str(tmp_path)])
     finally:
         os.close(held)
     assert "another worker" in capsys.readouterr().err
+
+
+def test_bench_is_the_benchmarks_of_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = run("bench", "--help")
+    assert (0, True) == (ended.returncode, "python -m benchmarks" in ended.stdout)
+    monkeypatch.setattr("worker.cli.bench._SOURCE", tmp_path)
+    assert CommandExit.NOT_INSTALLED == main(["bench"])
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("worker.cli.serve", "worker.cli.doctor", "worker.cli.repair", "worker.cli.version", "worker.launcher"),
+        *("worker.coordinator.loop", "worker.api.server", "runner.zygote"),
+    ],
+)
+def test_what_runs_on_a_node_loads_nothing_of_the_client(module: str) -> None:
+    loaded = "{name.split('.')[0] for name in sys.modules}"
+    script = f"import sys, {module}; print(*{loaded} & {{'httpx', 'rich', 'click'}})"
+    told = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert ("click\n" if module.startswith("worker.cli.") else "\n") == told
