@@ -2,11 +2,11 @@
 
 libuv accepts one connection of a listener in each turn of the loop, and a turn that answers many requests is long: of
 256 clients that came at once, the last was heard after 1 s. Where a listener is in the loop under eight numbers, that
-many are accepted in a turn. But a worker with little to do then takes eight at once of what should be shared: of 16 kept
-connections, one of two workers had 15 or 16 in half of all trials, and half the machine was idle. So a worker has the
-other seven only while it has many connections: the last of 256 is then heard after 0.2 to 0.5 s, and of 16 one worker has
-no more than with one number, 8 to 12 in most trials. (8 trials each; two workers on two cores, called by wrk and by 256
-sockets, others at work beside them.)
+many are accepted in a turn. But a worker with little to do then takes eight at once of what should be shared: of 16
+kept connections, one of two workers had 15 or 16 in half of all trials, and half the machine was idle. So a worker has
+the other seven only while it has many connections: the last of 256 is then heard after 0.2 to 0.5 s, and of 16 one
+worker has no more than with one number, 8 to 12 in most trials. (8 trials each; two workers on two cores, called by wrk
+and by 256 sockets, others at work beside them.)
 """
 
 from __future__ import annotations
