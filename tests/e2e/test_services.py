@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -335,18 +336,17 @@ def runners(found: dict[str, Any] | None) -> tuple[int, int, int] | None:
 def test_a_drain_serves_to_the_end_and_the_next_start_serves_on(place: Path) -> None:
     with running(place / "drained", *OPTIONS, "--drain-s", "300", "--deregistration-delay-s", "1") as worker:
         digest = worker.upload(wasm(guests.SLEEPER))
-        naps = deploy(worker, "naps", "r1", digest, handler={"abi": "export", "export": "nap"}, scale={"max": 1})
+        deploy(worker, "naps", "r1", digest, handler={"abi": "export", "export": "nap"}, scale={"max": 1})
         task = deploy(worker, "kept", "r1", wasm(HELLO))
-        with connection(worker, naps["id"]) as caller:
-            send_call(caller, struct.pack("<Q", 1500))
+        with ThreadPoolExecutor(1) as pool, worker.client() as client:
+            napping = pool.submit(client.post, "/functions/naps", json={"params": [1500]})
             assert worker.process is not None
             worker.process.send_signal(signal.SIGTERM)
             ready = wait_for(lambda: (told := worker.http.get("/readyz")).status_code == 503 and told, "it drains")
             assert ("draining", "draining", False, 6) == fields(ready.json(), "code", "state", "ready", "runners_total")
             assert ready.json()["runners_free"] <= 4
             assert b"hello world\n" == call(worker, task["id"]).body
-            napped = read_answer(caller)
-            assert "exit" == (napped and napped.reason)
+            assert (200, {"result": []}) == (napping.result().status_code, napping.result().json())
         assert 0 == worker.process.wait(STOP_S)
         assert set() == sockets(worker)
         worker.start()
