@@ -16,11 +16,13 @@ from worker.errors import CommandExit, ExitCode
 from worker.shared.blobs import Blobs
 
 OLD_S = 1_600_000_000
+# Not those of the workers of other tests, which may run beside this one: the audit would name their runners, rightly.
+UIDS_FROM = UID_FIRST + 1_000
 
 
 @pytest.fixture(scope="module")
 def worker(place: Path) -> Iterator[Worker]:
-    with running(place / "data") as started:
+    with running(place / "data", "--runner-uid-first", str(UIDS_FROM)) as started:
         yield started
 
 
@@ -87,7 +89,7 @@ def test_a_temporary_blob_is_named_once_nobody_holds_it(worker: Worker) -> None:
 
 @pytest.mark.root
 def test_a_process_that_has_a_runners_uid_and_is_none_is_named(worker: Worker) -> None:
-    uid = UID_FIRST + worker.max_runners - 1
+    uid = UIDS_FROM + worker.max_runners - 1
     intruder = subprocess.Popen(["/bin/sleep", "60"], user=uid, group=uid, extra_groups=[])
     try:
         wait_for(lambda: ["uid_foreign"] == kinds(worker), "it is seen")
