@@ -28,6 +28,16 @@ def _says(text: str) -> str:
 HELLO = bytes(wasmtime.wat2wasm(_says("hello world\n")))
 WAGI = bytes(wasmtime.wat2wasm(_says("Content-Type: text/plain\n\nhello world\n")))
 EXPORT = bytes(wasmtime.wat2wasm('(module (func (export "hello") (result i32) (i32.const 42)))'))
+# Waits in the host for a minute.
+SLEEPER = bytes(
+    wasmtime.wat2wasm(
+        """(module (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (func (export "_start") (i32.store (i32.const 16) (i32.const 1))
+         (i64.store (i32.const 24) (i64.const 60000000000))
+         (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))))"""
+    )
+)
 CALL_EXPORT = {"abi": "export", "export": "hello"}
 CALL_WAGI = {"abi": "wagi"}
 

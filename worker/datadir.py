@@ -23,6 +23,7 @@ from worker.spawn import Identity
 
 # A killed worker is dead at once, its children some milliseconds later: a new one waits up to so long for the lock.
 LOCK_PATIENCE_S = 3.0
+ACCESS_LIST = "system.posix_acl_access"
 
 
 def identity_of(user: str) -> Identity | None:
@@ -53,10 +54,27 @@ def prepare(path: Path, identity: Identity | None) -> None:
         _take(path, identity)
         (path / "run").mkdir(exist_ok=True, mode=0o700)
         _take(path / "run", identity)
+        closed = _closed_to(path, identity) if identity else None
     except OSError as exc:
         raise DataDirectoryError(
             f"the data directory {path} can't be made or entered: {exc}; {_what_to_do(exc)}"
         ) from exc
+    if identity and closed:
+        raise DataDirectoryError(
+            f"uid {identity.uid} of --user can't enter {closed}, and so not the data directory {path} below it: "
+            "let others enter it (chmod o+x), or choose another --data-dir"
+        )
+
+
+def _closed_to(path: Path, identity: Identity) -> Path | None:
+    """The first directory above `path` that `identity` may not pass by its mode; who has an access list may."""
+    for directory in reversed(path.resolve().parents):
+        found = directory.stat()
+        owned, shared = found.st_uid == identity.uid, found.st_gid == identity.gid
+        passes = stat.S_IXUSR if owned else stat.S_IXGRP if shared else stat.S_IXOTH
+        if not found.st_mode & passes and ACCESS_LIST not in os.listxattr(directory):
+            return directory
+    return None
 
 
 def _what_to_do(error: OSError) -> str:

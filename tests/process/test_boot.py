@@ -182,6 +182,15 @@ def test_somebody_elses_data_directory_is_refused(launch: Callable[..., Launched
     assert f"belongs to uid 1 and must belong to uid {NOBODY}: chown it" in launched.text()
 
 
+@pytest.mark.root
+def test_a_data_directory_that_user_cannot_reach_is_refused(launch: Callable[..., Launched], scratch: Path) -> None:
+    scratch.chmod(0o750)
+    launched = launch()
+    assert launched.process.wait(20) == ExitCode.CANT_CREATE
+    assert f"uid {NOBODY} of --user can't enter {scratch}, and so not the data directory" in launched.text()
+    scratch.chmod(0o755)
+
+
 def test_the_children_get_no_more_than_they_need(launch: Callable[..., Launched]) -> None:
     launched = launch(GALAGO_MAX_CONNECTIONS="7", SECRET="of the launcher's")
     launched.await_whole()
