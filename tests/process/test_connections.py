@@ -197,7 +197,7 @@ def test_pipelined_requests_are_answered_in_order(serve: Callable[..., Launched]
         last = b"GET /config HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         connection.sendall(one + one + last)
         answers = read_to_end(connection)
-        assert (answers.count(b"HTTP/1.1 200"), answers.endswith(b"10000")) == (3, True)
+        assert (answers.count(b"HTTP/1.1 200"), answers.endswith(b"\r\n\r\n1000")) == (3, True)
 
 
 def test_one_connection_too_many_is_refused_while_all_are_busy(serve: Callable[..., Launched]) -> None:
