@@ -21,7 +21,7 @@ import psutil
 from benchmarks.peers import free_port
 
 OUTPUT_BYTES = 4 << 20  # for the largest body that a handler gives back, and its head
-IDLE_S = 30  # the worker closes what was idle for `--keepalive-s`
+IDLE_S = 5  # the worker closes a connection that has sent no head for so long, or was idle for longer
 
 
 class Client:

@@ -68,8 +68,18 @@ def module(tmp_path: Path) -> Callable[[str], str]:
 def started(*argv: str, **how: Any) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "worker", "run", *argv]
     pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
-    with subprocess.Popen(command, cwd=ROOT, **{**pipes, **how}) as process:
-        yield process
+    # A shell's background job ignores SIGINT, and so would what it starts: exec keeps that, and resets a handler.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, cwd=ROOT, **{**pipes, **how})
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()  # a test that has failed doesn't wait for what won't end
+            raise
 
 
 def test_it_is_a_program_like_any_other_and_leaves_nothing(module: Callable[[str], str]) -> None:

@@ -272,7 +272,7 @@ def test_no_guest_without_mounts_finds_a_file(worker: Worker) -> None:
 
 
 def test_every_guest_is_compared_or_serves_tests_of_its_own() -> None:
-    elsewhere = {"across", "block", "flood", "handler", "hog", "idle", "maths", "random", "spin", "teller"}
+    elsewhere = {"across", "block", "flood", "handler", "hog", "idle", "maths", "notes", "random", "spin", "teller"}
     named = {program.guest for program in (*PROGRAMS.values(), *FILE_PROGRAMS.values())}
     sources = {path.stem for path in (Path(__file__).parents[1] / "guests").glob("*.c")}
     assert named == sources - elsewhere
