@@ -17,7 +17,7 @@ import pytest
 from tests.e2e import guests
 from tests.e2e.calling import call, connection, read_answer, send_call
 from tests.e2e.functions import deploy
-from tests.e2e.harness import EXPORTS, HELLO, STOP_S, Worker, fields, running, wait_for, wasm
+from tests.e2e.harness import EXPORTS, HELLO, STOP_S, Worker, await_dead, fields, running, wait_for, wasm
 
 OPTIONS = ("--max-runners", "6", "--service-drain-s", "30", "--api-workers", "1", "--recycle-calls", "5")
 FETCHED = ("--fetch-allow", "127.0.0.1", "--file-dir")
@@ -291,8 +291,9 @@ def servers(worker: Worker, task_id: str) -> list[int]:
 
 def test_services_are_back_when_the_coordinator_was_killed(worker: Worker, hello: str) -> None:
     tasks = [deploy(worker, "back", name, hello, default=name == "r1") for name in ("r1", "r2")]
-    before = worker.one("coordinator")
-    before.kill()
+    before = [worker.one("coordinator"), *worker.role("runner")]
+    before[0].kill()
+    await_dead(before, "what served goes with its coordinator, and answers no more")
     for task in tasks:
         assert b"hello world\n" == call(worker, task["id"]).body
     worker.await_ready()
