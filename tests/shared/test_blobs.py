@@ -83,6 +83,17 @@ def test_the_output_of_a_task_is_counted_and_what_was_never_opened_is_nothing(bl
     assert (8, 8) == (blobs.sync_output(task_id(1)), blobs.output_bytes(task_id(1)))
 
 
+def test_output_is_cut_where_it_is_longer_than_it_may_be(blobs: Blobs) -> None:
+    stdout, stderr = blobs.output_paths(task_id(1))
+    assert not blobs.cut_output(task_id(1), 4)
+    stdout.write_bytes(b"1234")
+    stderr.touch()
+    os.truncate(stderr, 1 << 40)
+    assert blobs.cut_output(task_id(1), 4)
+    assert (b"1234", bytes(4)) == (stdout.read_bytes(), stderr.read_bytes())
+    assert not blobs.cut_output(task_id(1), 4)
+
+
 HOSTILE = ["", ".", "..", "../x", "/etc/passwd", "a/../b", "A" * 36, "0" * 35, "0" * 37, "0" * 35 + "\n", "-" * 36]
 
 

@@ -13,7 +13,7 @@ from tests.shared.samples import insert, make_task, note, task_id
 from worker.core.changes import Applied, DropModule, InsertModule, InsertTask, Replay, UpdateTask, WriteFailed
 from worker.core.commands import Idempotency
 from worker.core.module import Extern, Module
-from worker.core.task import Kind, Reason, State, Status
+from worker.core.task import Kind, Limits, Reason, State, Status
 from worker.errors import TableBusy
 from worker.shared.blobs import Blobs
 from worker.shared.schema import IDEMPOTENCY_US
@@ -228,6 +228,22 @@ def test_counts_and_usage_follow_every_change(writer: TableWriter, reader: Table
 
     writer.apply([DropModule(DIGEST)])
     assert TokenUsage(1, 30) == reader.usage("t")
+
+
+def test_no_runner_makes_its_output_longer_than_its_task_may(
+    writer: TableWriter, reader: TableReader, blobs: Blobs
+) -> None:
+    """Else one whose guest has broken out would push all other tasks out by retention."""
+    limits = Limits(output_bytes=10)
+    for number, size in ((1, 10), (2, 1 << 40)):
+        writer.apply([insert(number, token="t", limits=limits)])
+        stdout, _ = blobs.output_paths(task_id(number))
+        stdout.touch()
+        os.truncate(stdout, size)
+        writer.apply([_ended(number, token="t", limits=limits)])
+    assert TokenUsage(0, 20) == reader.usage("t")
+    told = [reader.task(task_id(number)) for number in (1, 2)]
+    assert [False, True] == [task and task.status.truncated for task in told]
 
 
 @pytest.mark.parametrize("seed", range(4))

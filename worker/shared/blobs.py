@@ -175,6 +175,18 @@ class Blobs:
         """Remove a blob that no row wants. Raises: BadName."""
         self.temporary_path(name).unlink(missing_ok=True)
 
+    def cut_output(self, task_id: str, most_bytes: int) -> bool:
+        """Cut a task's stdout and stderr to `most_bytes` each, once nobody writes them: whether one was longer.
+
+        A runner keeps to that by itself. One with mounts that was killed may not have come to it, and one that a guest
+        has taken over may have made a file as long as it likes, to push all that others keep out of the store.
+        """
+        stem = self._output_stem(task_id)
+        longer = [path for path in (f"{stem}.stdout", f"{stem}.stderr") if _file_size(path) > most_bytes]
+        for path in longer:
+            os.truncate(path, most_bytes)
+        return bool(longer)
+
     def sync_output(self, task_id: str) -> int:
         """Bring a task's stdout and stderr to disk: their size in bytes. What was never opened counts nothing."""
         stem = self._output_stem(task_id)

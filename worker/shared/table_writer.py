@@ -15,6 +15,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from worker.core.changes import (
@@ -265,6 +266,8 @@ class TableWriter:
         if state in FINAL and status.state != state:
             raise _Refused(f"task {task.id} is {state}, which is final, and can't become {status.state}")
         if task.final and state not in FINAL:
+            if change.fsync_output and self._blobs.cut_output(task.id, task.spec.limits.output_bytes):
+                status = replace(status, truncated=True)
             stored_bytes = self._end_files(task, change.fsync_output, batch)
             batch.output_bytes += stored_bytes
         self._execute(_UPDATE_TASK, (status.state, status.finished_at_us, stored_bytes, pack_status(status), serial))
