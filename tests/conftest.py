@@ -88,6 +88,8 @@ def served() -> Iterator[tuple[str, str]]:
         options = ("--token-file", str(tokens), "--durability", "normal", "--api-workers", "1")
         with running(place / "data", *options) as worker:
             yield worker.url, token
+            assert worker.process is not None
+            assert worker.process.poll() is None, f"somebody ended it: {worker.log.read_text()[-4000:]}"
 
 
 @pytest.fixture(scope="session")
