@@ -19,6 +19,7 @@ from worker.cli.options import config_options, parse
 from worker.config import Config, option_flag, options_table, restart_only
 from worker.config_values import Volume, is_loopback, read_volume, split_address
 from worker.errors import ConfigError
+from worker.shared.channel import MAX_CONNECTIONS
 
 
 def load(*argv: str, env: dict[str, str] | None = None, **keywords: Any) -> Config:
@@ -255,8 +256,12 @@ def test_sighup_changes_nothing_that_the_coordinator_goes_by() -> None:
     """It is made for one configuration, and reads no other while it runs."""
     sources = "".join(path.read_text() for path in (ROOT / "worker" / "coordinator").glob("*.py"))
     named = set(re.findall(r"config\.([a-z_]+)", sources)) & {option.name for option in fields(Config)}
-    # How many may ask it for metrics at a time: more than expected wait.
-    assert {"api_workers"} == {option.name for option in fields(Config) if option.metadata["reload"]} & named
+    assert set() == {option.name for option in fields(Config) if option.metadata["reload"]} & named
+
+
+def test_the_coordinator_takes_the_connections_of_as_many_api_workers_as_a_reload_may_have() -> None:
+    (most,) = [option.metadata["high"] for option in fields(Config) if option.name == "api_workers"]
+    assert 2 * most == MAX_CONNECTIONS
 
 
 def test_every_default_is_in_its_own_range() -> None:

@@ -106,7 +106,7 @@ class Asking:
         self.poller = Poller()
         self.background = Background(self.poller)
         self.readings = 0
-        self.metrics = Metrics(self._read, self.background, api_workers=2)
+        self.metrics = Metrics(self._read, self.background, askers=4)
         self._eventually = eventually
 
     def _read(self) -> Reading:

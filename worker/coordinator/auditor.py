@@ -15,6 +15,7 @@ from worker.coordinator import audit_system
 from worker.coordinator.artifacts import Artifacts
 from worker.coordinator.audit import Child, CoreView, Runner, SystemView, checked, differences
 from worker.coordinator.background import Background
+from worker.coordinator.blob_sweep import BLOB_GRACE_S
 from worker.coordinator.calls import Calls
 from worker.coordinator.commit import CommitThread
 from worker.coordinator.fetches import Fetches
@@ -32,8 +33,6 @@ from worker.shared.table import TableReader
 
 # A reply holds 256 KiB: what is left out is counted.
 MOST_DIFFERENCES, MOST_DETAIL = 500, 300
-# A blob that was made this moment may not be locked yet.
-BLOB_GRACE_S = 1.0
 # Connections to the table: the writer's, and two readers'. SQLite keeps a descriptor a while where another connection
 # of the process has locks on the same file.
 _TABLE_FDS = {"": 6, "-wal": 6, "-shm": 2, ".lock": 1}

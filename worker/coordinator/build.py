@@ -7,7 +7,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from runner import settings
@@ -19,6 +18,7 @@ from worker.coordinator.artifact_store import ArtifactStore
 from worker.coordinator.artifacts import ArtifactEvents, Artifacts
 from worker.coordinator.auditor import Auditor, Parts
 from worker.coordinator.background import Background
+from worker.coordinator.blob_sweep import BlobSweep
 from worker.coordinator.call_figures import Figures
 from worker.coordinator.call_records import CallRecords
 from worker.coordinator.calls import Calls
@@ -47,7 +47,7 @@ from worker.core.services import ServiceSettings
 from worker.core.task import Task
 from worker.heartbeat import Heartbeat
 from worker.shared.blobs import Blobs
-from worker.shared.channel import Server
+from worker.shared.channel import MAX_CONNECTIONS, Server
 from worker.shared.faults import Fault, faults_of
 from worker.shared.page import PageWriter
 from worker.shared.table import TableReader, TableWriter
@@ -169,7 +169,7 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
         reports = Reports(node, reader, calls.figures, stats, zygote, lambda: trial.findings)
         rendering = Background(poller)  # of its own: no artifact waits for a reading of a thousand revisions
         stack.callback(rendering.close)
-        metrics = Metrics(reports.reading, rendering, config.api_workers)
+        metrics = Metrics(reports.reading, rendering, MAX_CONNECTIONS)
         outputs = Outputs(blobs, outputs_reader, background)
         parts = Parts(
             node=node,
@@ -217,7 +217,7 @@ def build(config: Config, inherited: Inherited) -> Iterator[Loop]:
             page=page,
             heartbeat=Heartbeat(inherited.beat),
             drain_us=round(config.drain_s * 1_000_000),
-            sweep=lambda: background.submit(partial(blobs.sweep_temporary, auditor.wanted_blobs()), lambda _: None),
+            sweep=BlobSweep(blobs, background, auditor.wanted_blobs).begin,
         )
         parts.loop_fds = loop.fds
         outputs.sweep()

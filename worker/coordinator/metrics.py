@@ -56,13 +56,13 @@ class Metrics:
     Args:
         read: takes a new reading, of figures that don't change any more.
         background: renders it.
-        api_workers: how many may ask at a time; on reload the old ones are there beside the new ones.
+        askers: how many may ask at a time.
     """
 
-    def __init__(self, read: Callable[[], Reading], background: Background, api_workers: int) -> None:
+    def __init__(self, read: Callable[[], Reading], background: Background, askers: int) -> None:
         self._read = read
         self._background = background
-        self._most_readings = 2 * api_workers
+        self._most_readings = askers
         self._parts: OrderedDict[Hashable, list[bytes]] = OrderedDict()
 
     def part(self, asker: Hashable, number: int, answer: Callable[[bytes, bool], None]) -> None:

@@ -17,7 +17,6 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -218,12 +217,10 @@ class Blobs:
                     names.append(entry.name)
         return names
 
-    def sweep_temporary(self, keep: Collection[str] = ()) -> int:
-        """Remove the blobs whose writer is dead, but for those of the names in `keep`; how many."""
+    def sweep_temporary(self) -> int:
+        """Remove the blobs whose writer is dead, before any command names one; how many."""
         swept = 0
         for entry in os.scandir(self._temporary):
-            if entry.name in keep:
-                continue
             try:
                 fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except OSError:

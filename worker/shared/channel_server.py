@@ -17,6 +17,7 @@ from worker.shared.channel_codec import MAX_MESSAGE_BYTES, SEND_BUFFER_BYTES, de
 from worker.shared.faults import Fault, no_fault
 
 _BACKLOG = 128
+MAX_CONNECTIONS = 128  # twice the API workers that there may be: on reload the old ones are there beside the new
 _MESSAGES_PER_TURN = 64  # from one connection, so that it can't keep the others waiting
 
 
@@ -67,7 +68,7 @@ class Server:
         self,
         listener: socket.socket,
         *,
-        max_connections: int = 64,
+        max_connections: int = MAX_CONNECTIONS,
         max_in_flight: int = 4096,
         max_out_bytes: int = 4 * 1024 * 1024,
         fault: Fault = no_fault,
