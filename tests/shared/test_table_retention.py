@@ -163,6 +163,16 @@ def test_an_idempotency_key_of_a_task_that_went_is_free(writer: TableWriter, rea
     assert None is reader.task(task_id(1))
 
 
+def test_keys_go_with_their_tasks_and_those_of_others_stay(writer: TableWriter) -> None:
+    for number in (1, 2):
+        writer.apply([replace(insert(number), idempotency=Idempotency(f"key-{number}", "1" * 64))])
+    writer.apply([update(make_task(1), State.COMPLETED, finished_at_us=5)])
+    expire(writer, before_us=10)
+    connection = sqlite3.connect(writer.path)
+    assert [("key-2",)] == connection.execute("SELECT key FROM idempotency").fetchall()
+    connection.close()
+
+
 def test_keys_that_are_too_old_go_though_no_new_one_comes(writer: TableWriter) -> None:
     writer.apply([replace(insert(1), idempotency=Idempotency("key", "1" * 64))])
     expire(writer, now_us=1_000_001 + IDEMPOTENCY_US)

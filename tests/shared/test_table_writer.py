@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import sqlite3
@@ -244,6 +245,30 @@ def test_no_runner_makes_its_output_longer_than_its_task_may(
     assert TokenUsage(0, 20) == reader.usage("t")
     told = [reader.task(task_id(number)) for number in (1, 2)]
     assert [False, True] == [task and task.status.truncated for task in told]
+
+
+def test_that_an_output_was_cut_is_told_though_its_end_had_to_be_written_twice(tmp_path: Path, blobs: Blobs) -> None:
+    failing = ["table.synced"]
+
+    def fault(point: str) -> None:
+        if point in failing:
+            failing.clear()
+            raise OSError(errno.EIO, "for once")
+
+    limits = Limits(output_bytes=10)
+    writer = TableWriter(tmp_path / "another.sqlite", fault=fault, blobs=blobs)
+    reader = TableReader(writer.path)
+    try:
+        failing.clear()
+        writer.apply([insert(1, limits=limits)])
+        blobs.output_paths(task_id(1))[0].write_bytes(bytes(11))
+        failing.append("table.synced")
+        assert [Applied()] == writer.apply([_ended(1, limits=limits)])
+        task = reader.task(task_id(1))
+        assert ([], True) == (failing, task and task.status.truncated)
+    finally:
+        reader.close()
+        writer.close()
 
 
 @pytest.mark.parametrize("seed", range(4))

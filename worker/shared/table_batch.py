@@ -30,6 +30,7 @@ class Batch:
         self.labels: list[tuple[object, ...]] = []
         self.directories: set[Path] = set()  # to be synced before the COMMIT
         self.unwanted: set[Path] = set()  # to be unlinked after it
+        self.cut: set[str] = set()  # tasks whose output was looked at, and cut where it was too long
         self._counts: Counter[tuple[str, str]] = Counter()
         self._open: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()

@@ -28,6 +28,14 @@ EXPIRE_KEYS = """DELETE FROM idempotency WHERE (token, key) IN
     (SELECT token, key FROM idempotency WHERE created_us <= ? ORDER BY created_us LIMIT ?)"""
 
 
+# A key whose task went replays nothing, and would stay in file and cache for the rest of its day. The oldest alone are
+# looked at: what stays must not be walked each time.
+_FREE_KEYS = """DELETE FROM idempotency WHERE (token, key) IN (SELECT token, key FROM
+    (SELECT token, key, task_id FROM idempotency ORDER BY created_us LIMIT ?)
+    WHERE NOT EXISTS (SELECT 1 FROM tasks WHERE id = task_id))"""
+_KEYS_A_TASK = 4  # looked at for each task of a batch
+
+
 @dataclass(slots=True)
 class Kept:
     """Bytes that the table names, as of the last COMMIT: output of ended tasks, and modules."""
@@ -50,6 +58,7 @@ def expire(connection: sqlite3.Connection, change: ExpireTasks, kept: Kept, batc
     connection.execute(EXPIRE_KEYS, (change.now_us - IDEMPOTENCY_US, change.limit))
     gone = _goners(connection, change, kept, batch)
     connection.executemany(_DELETE, [(serial,) for serial, *_ in gone])
+    connection.execute(_FREE_KEYS, (_KEYS_A_TASK * change.limit,))
     batch.output_bytes -= sum(stored_bytes for *_, stored_bytes in gone)
     excess = kept.module_bytes + batch.module_bytes - change.keep_module_bytes
     modules = tuple(connection.execute(_MODULES)) if excess > 0 else ()

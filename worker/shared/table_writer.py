@@ -124,6 +124,7 @@ class TableWriter:
             os.close(self._lock_fd)
             raise
         self._execute = self._connection.execute
+        self._cut: set[str] = set()  # tasks whose output was cut, and whose end isn't committed
         try:
             with translated(self.path):
                 newest = self._execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
@@ -192,6 +193,7 @@ class TableWriter:
         self.event_seq = batch.event_seq
         self.route_changes += batch.route_changes
         self._kept.committed(batch)
+        self._cut -= batch.cut
         for path in batch.unwanted:
             with suppress(OSError):  # committed is committed; what stays is swept at the next start
                 path.unlink()
@@ -266,7 +268,7 @@ class TableWriter:
         if state in FINAL and status.state != state:
             raise _Refused(f"task {task.id} is {state}, which is final, and can't become {status.state}")
         if task.final and state not in FINAL:
-            if change.fsync_output and self._blobs.cut_output(task.id, task.spec.limits.output_bytes):
+            if change.fsync_output and self._cut_output(task, batch):
                 status = replace(status, truncated=True)
             stored_bytes = self._end_files(task, change.fsync_output, batch)
             batch.output_bytes += stored_bytes
@@ -285,6 +287,13 @@ class TableWriter:
         if change.notes:
             self._use_module(task.spec.digest, change.notes[-1].at_us)
         return Applied()
+
+    def _cut_output(self, task: Task, batch: Batch) -> bool:
+        """Whether it was longer than it may be; a second try finds it cut by the first."""
+        batch.cut.add(task.id)
+        if self._blobs.cut_output(task.id, task.spec.limits.output_bytes):
+            self._cut.add(task.id)
+        return task.id in self._cut
 
     def _route(self, task: Task, service: Service, change: UpdateTask, batch: Batch) -> None:
         """Calls go to what runs, and on to what ran and is being started again: they wait for it."""
