@@ -155,10 +155,20 @@ def check(config: Config, sources: Mapping[str, str]) -> Config:
     if config.data_dir:
         config = replace(config, data_dir=os.path.realpath(config.data_dir))
     refuse = _Refuser(config, sources)
-    _check_addresses(config, refuse)
-    _check_figures(config, refuse)
+    check_together(config, refuse)
     _check_directories(config, refuse)
     return config
+
+
+def check_together(config: Config, refuse: _Refuser | None = None) -> None:
+    """What concerns several options, and no disk.
+
+    Raises:
+        ConfigError: names one of the options in question.
+    """
+    refuse = refuse or _Refuser(config, {})
+    _check_addresses(config, refuse)
+    _check_figures(config, refuse)
 
 
 def _check_addresses(config: Config, refuse: _Refuser) -> None:

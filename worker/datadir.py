@@ -72,9 +72,16 @@ def _closed_to(path: Path, identity: Identity) -> Path | None:
         found = directory.stat()
         owned, shared = found.st_uid == identity.uid, found.st_gid == identity.gid
         passes = stat.S_IXUSR if owned else stat.S_IXGRP if shared else stat.S_IXOTH
-        if not found.st_mode & passes and ACCESS_LIST not in os.listxattr(directory):
+        if not found.st_mode & passes and not _has_access_list(directory):
             return directory
     return None
+
+
+def _has_access_list(directory: Path) -> bool:
+    try:
+        return ACCESS_LIST in os.listxattr(directory)
+    except OSError:  # a file system that knows none
+        return False
 
 
 def _what_to_do(error: OSError) -> str:

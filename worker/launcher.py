@@ -261,8 +261,10 @@ class Launcher:
             config = self._reload()
             for flag in restart_only(self._loaded, config):
                 _log.warning("%s can't change while the worker runs and stays as it was", flag)
-            # What was right with the rest of the new one need not be with what stays of the old.
-            config = config_values.check(_keep_restart_only(self._loaded, config), {})
+            # What was right with the rest of the new one need not be with what stays of the old. The directories of
+            # each were looked at when it was read; one of the old may be gone by now, and stays as it was.
+            config = _keep_restart_only(self._loaded, config)
+            config_values.check_together(config)
             self._handover.write(self._effective(config))
         except WorkerError as exc:
             _log.error("SIGHUP changes nothing: %s", exc)

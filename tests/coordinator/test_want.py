@@ -8,17 +8,26 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from runner.protocol import PROFILE_RUNNER
 from runner.protocol.spawn import Spawn, Spawned, encode_spawned
+from tests.conftest import child_pids
 from tests.coordinator.test_zygote_starts import Starts
+from tests.shared.samples import make_task, task_id
 from worker import spawn
+from worker.config import Config
 from worker.coordinator.child import Child
+from worker.coordinator.compile import Compilation
+from worker.coordinator.fetches import Fetches
 from worker.coordinator.poller import Poller
 from worker.coordinator.want import LONGEST_WAIT_S, PATIENCE_S, Tries, is_passing
 from worker.coordinator.zygote import Failure, Process, Zygote
+from worker.core.clock import Now
 from worker.errors import ExitCode, SpawnError
 
 LASTING = "import signal; signal.pause()"
@@ -70,7 +79,8 @@ class Lacking(Starts):
 
 
 def test_a_zygote_that_can_not_be_started_now_is_started_later_and_who_asks_meanwhile_is_told(poller: Poller) -> None:
-    zygote = Zygote(poller, Lacking(3), 60_000_000, set)
+    others = child_pids()
+    zygote = Zygote(poller, Lacking(3), 60_000_000, lambda: others)
     child, failures = Child(poller, None, lambda _: None), []  # type: ignore[arg-type]
     try:
         zygote.ensure()
@@ -113,7 +123,8 @@ def test_a_fork_that_came_to_nothing_leaves_no_process(
 ) -> None:
     played = Played()
     born = subprocess.Popen([sys.executable, "-I", "-S", "-c", LASTING])
-    zygote = Zygote(poller, played.start, 60_000_000, lambda: {born.pid})
+    others = child_pids()
+    zygote = Zygote(poller, played.start, 60_000_000, lambda: others)
     child, failures = Child(poller, None, lambda _: None), []  # type: ignore[arg-type]
     told = answer(born.pid)
     try:
@@ -153,3 +164,52 @@ thread.join()"""
     ended = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
     assert ExitCode.INTERNAL == ended.returncode
     assert "the thread commit died: ZeroDivisionError" in ended.stderr
+
+
+class Later:
+    """A poller that calls at once what is to be called later, and counts for how long it would have waited."""
+
+    def __init__(self) -> None:
+        self.waited_s = 0.0
+
+    def later(self, delay_s: float, action: Callable[[], None]) -> None:
+        self.waited_s += delay_s
+        action()
+
+
+def test_patience_is_had_once_for_all_who_wait_for_the_same() -> None:
+    """With a full disk, what waits behind the first is told with it, and not one task in every five seconds."""
+    refused: list[str] = []
+    later = Later()
+
+    def full() -> None:
+        raise OSError(errno.ENFILE, "no room")
+
+    blobs: Any = SimpleNamespace(new_temporary=full)
+    node: Any = SimpleNamespace(refused=lambda task_id, *_: refused.append(task_id))
+    fetches = Fetches(Config(data_dir="/tmp"), later, blobs, node, lambda: Now(0, 0), 0)  # type: ignore[arg-type]
+    for number in range(3):
+        fetches._waiting.append(make_task(number))
+    fetches._start_next()
+    assert [task_id(number) for number in range(3)] == refused
+    assert PATIENCE_S <= later.waited_s < 2 * PATIENCE_S
+    fetches.start(make_task(3))
+    assert (4, True) == (len(refused), later.waited_s >= 2 * PATIENCE_S), "who comes later has patience of its own"
+
+
+def test_what_a_compiler_waited_for_before_it_could_be_started_is_no_time_of_its_own(
+    poller: Poller, tmp_path: Path
+) -> None:
+    spawned: list[Child] = []
+    zygote: Any = SimpleNamespace(spawn=lambda child, *_: spawned.append(child))
+    compilation = Compilation(poller, zygote, 0, 1 << 20, lambda _: None)
+    compilation.started_us = 0
+    module = tmp_path / "module"
+    module.write_bytes(b"wasm")
+    compilation.start(module)
+    (child,) = spawned
+    try:
+        assert compilation.started_us > 0
+    finally:
+        os.close(next(iter(fd for fd, what in compilation.fds().items() if what.endswith("artifact"))))
+        child.close()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from runner.protocol.spawn import EXIT_WITHOUT
+from tests.conftest import child_pids
 from worker import spawn
 from worker.coordinator.poller import Poller
 from worker.coordinator.zygote import FAILURE_LIMIT, Process, Zygote
@@ -41,7 +42,8 @@ def poller() -> Iterator[Poller]:
 
 def ended(starts: Starts, poller: Poller, at_most: int = 100) -> WorkerError | None:
     """The error that the loop ends with; None where it would go on after so many starts."""
-    zygote = Zygote(poller, starts, 60_000_000, set)
+    others = child_pids()  # of this process, which a coordinator would take for forks of a zygote that died
+    zygote = Zygote(poller, starts, 60_000_000, lambda: others)
     try:
         zygote.ensure()
         while starts.count < at_most:

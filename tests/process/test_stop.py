@@ -143,6 +143,20 @@ def test_sighup_reads_the_file_again_for_both(launch: Callable[..., Launched], s
     assert launched.stop() == 0
 
 
+def test_sighup_asks_nothing_of_a_volume_that_stays_and_is_gone(launch: Callable[..., Launched], scratch: Path) -> None:
+    volume, file = scratch / "volume", scratch / "worker.toml"
+    volume.mkdir()
+    file.write_text(f'max_connections = 11\nvolumes = ["v={volume}"]\n')
+    launched = launch("--config", str(file))
+    launched.await_whole()
+    volume.rmdir()
+    file.write_text("max_connections = 22\n")
+    launched.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: launched.get("/config") == (200, b"22"), "the API has the new figure")
+    assert "--volume can't change while the worker runs" in launched.text()
+    assert launched.stop() == 0
+
+
 def test_sighup_with_a_wrong_file_changes_nothing(launch: Callable[..., Launched], scratch: Path) -> None:
     file = scratch / "worker.toml"
     file.write_text("max_connections = 11\n")

@@ -81,6 +81,7 @@ class Compilation:
         Where the machine lacks something for it, it is tried again for a while.
         """
         self._waited_for = None
+        self.started_us = time.monotonic_ns() // 1000  # what was waited for before is no time of the compiler's
         try:
             source = os.open(module, os.O_RDONLY | os.O_CLOEXEC)
             try:

@@ -94,7 +94,8 @@ class Fetches:
         self._clock = clock
         self._running: dict[str, _Running] = {}
         self._waiting: deque[Task] = deque()
-        self._tries = Tries()  # of the first that waits, where the machine lacks something for its start
+        # Since a start worked last: where the machine lacks something for long, each that waits has one more try.
+        self._tries = Tries()
         self._tried_later = False
 
     def children(self) -> dict[int, audit.Child]:
@@ -117,13 +118,13 @@ class Fetches:
         return [running.fetch.pid for running in self._running.values()]
 
     def start(self, task: Task) -> None:
+        if not self._waiting:
+            self._tries = Tries()
         self._waiting.append(task)
         self._start_next()
 
     def cancel(self, task_id: str) -> None:
         """The task is final: its fetch is of no use."""
-        if self._waiting and self._waiting[0].id == task_id:
-            self._tries = Tries()
         self._waiting = deque(task for task in self._waiting if task.id != task_id)
         running = self._running.get(task_id)
         if running is not None:
@@ -155,8 +156,9 @@ class Fetches:
                     return
                 detail = self._tries.told(f"it can't be begun: {error}")
                 self._node.refused(task.id, Reason.FETCH_FAILED, detail, self._clock())
+            else:
+                self._tries = Tries()
             self._waiting.popleft()
-            self._tries = Tries()
 
     def _start_again(self) -> None:
         self._tried_later = False
