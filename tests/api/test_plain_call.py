@@ -30,6 +30,7 @@ NOT_PLAIN = {
     "a named field": b"GET /functions/f HTTP/1.1\r\nHost: a\r\nConnection: x-a\r\n\r\n",
     "an upgrade": b"GET /functions/f HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
     "an expectation": b"POST /functions/f HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n",
+    "a name that gunicorn drops": b"GET /functions/f HTTP/1.1\r\nHost: a\r\nX_A: 1\r\n\r\n",
     "a field twice": b"GET /functions/f HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nX-A: 2\r\n\r\n",
 }
 

@@ -54,7 +54,8 @@ class StubCalls:
 
 
 class Stub:
-    """`/` names its process, `/slow/MS` waits, `/block/MS` blocks the loop, `/early` reads no body."""
+    """`/` names its process, `/slow/MS` waits, `/block/MS` blocks the loop, `/early` reads no body, `/mute`
+    answers nothing."""
 
     def __init__(self, config: Config, page: PageReader) -> None:
         self._config = config
@@ -68,6 +69,8 @@ class Stub:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
+            return
+        if scope["path"] == "/mute":
             return
         status, body = await self._answer(scope, receive)
         headers = [(b"content-length", b"%d" % len(body)), (b"x-pid", b"%d" % os.getpid())]

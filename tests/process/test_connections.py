@@ -163,6 +163,14 @@ def test_an_answer_before_the_body_is_read_reaches_a_client_that_still_sends(ser
         assert b"too large" in read_to_end(connection)
 
 
+def test_what_the_application_does_not_answer_is_its_fault_and_the_connections_last(
+    serve: Callable[..., Launched],
+) -> None:
+    with connected(serve()) as connection:
+        connection.sendall(b"GET /mute HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (500, "internal", "maybe") == problem_of(read_to_end(connection))
+
+
 def test_a_body_comes_whole(serve: Callable[..., Launched]) -> None:
     body = bytes(range(256)) * 4096
     with connected(serve()) as connection:

@@ -57,8 +57,9 @@ class Modules(Resource):
         check_quota(self._services, incoming.token.id, 0)
         with storing():
             blob = self._services.blobs.new_temporary()
-        with blob, storing():
-            digest = await self._receive(incoming, blob)
+        with blob:
+            with storing():
+                digest = await self._receive(incoming, blob)
             known = self._services.reader.module(digest)
             module, created = (known, False) if known else await self._add(incoming, blob, digest)
         answer(resp, module_json(module), falcon.HTTP_201 if created else falcon.HTTP_200)
@@ -88,11 +89,13 @@ class Modules(Resource):
         """(the module, whether it is new). Raises: Problem."""
         services = self._services
         try:
-            found = await in_thread(_inspect, blob, self._caps)
+            with storing():
+                found = await in_thread(_inspect, blob, self._caps)
         except ModuleRefused as exc:
             raise Problem(exc.code, exc.message) from None
         check_quota(services, incoming.token.id, blob.size_bytes)
-        name = await in_thread(blob.finish)
+        with storing():
+            name = await in_thread(blob.finish)
         imports, exports = _externs(found)
         module = Module(digest, blob.size_bytes, imports, exports, services.clock.wall_us())
         done = await order(services, AddModule(module, name, incoming.token.id), f"/modules/{digest}")

@@ -47,7 +47,7 @@ class PlainCall:
 def read_plain_call(parser: Any) -> PlainCall | None:
     """The request whose head `parser` (of gunicorn) has whole; None where it isn't a plain call.
 
-    A field that comes twice isn't plain: which of them may is gunicorn's to judge.
+    A field that comes twice isn't plain, nor one with an underscore: which of them may is gunicorn's to judge.
     """
     # Names in lower case: gunicorn's own parser has no others, that in C has them besides.
     headers = parser.headers if isinstance(parser, PythonProtocol) else getattr(parser, "asgi_headers", None)
@@ -57,7 +57,7 @@ def read_plain_call(parser: Any) -> PlainCall | None:
     if parser.content_length or parser.is_chunked or parser.method == b"CONNECT":
         return None
     fields = dict(headers)
-    if len(fields) < len(headers) or not _ACTED_ON.isdisjoint(fields):
+    if len(fields) < len(headers) or not _ACTED_ON.isdisjoint(fields) or any(b"_" in name for name in fields):
         return None
     if fields.get(b"connection", _KEPT).lower() != _KEPT:
         return None

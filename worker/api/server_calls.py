@@ -10,7 +10,6 @@ took 110 us of an API worker's CPU for a call where ASGI's ways took 150 (wrk, 1
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Any
 
 from gunicorn.asgi import protocol
@@ -74,7 +73,7 @@ class CallProtocol(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
             return False
         if not (receiver._complete and self._awaiting_request) or self._closed:
             return False
-        if not calls.begin(self._call_scope(request), receiver.receive, self._finish_soon):
+        if not calls.begin(self._call_scope(request), self._receive, self._finish_soon):
             return False
         self._calling = True
         self.req_count += 1
@@ -145,7 +144,7 @@ class CallProtocol(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
             return bool(await self._handle_http_request(request, sockname, peername))
         receiver = self._body_receiver
         try:
-            response = await self._calls.respond(self._call_scope(request), partial(self._receive, receiver))
+            response = await self._calls.respond(self._call_scope(request), self._receive)
         except asyncio.CancelledError:  # the client is gone, and has been for gunicorn's grace
             return False
         if response is None or self._closed:
@@ -156,8 +155,9 @@ class CallProtocol(ASGIProtocol):  # type: ignore[misc] # gunicorn is untyped
             await self._flow_control.drain()
         return kept
 
-    async def _receive(self, receiver: Any) -> Message:
+    async def _receive(self) -> Message:
         """gunicorn's, which forgets that the client sends no more where that was before its body was asked for."""
+        receiver = self._body_receiver  # of the request in work, to whose end it stays
         if self._half_closed and receiver._body_finished:
             return {"type": "http.disconnect"}
         message: Message = await receiver.receive()

@@ -54,7 +54,6 @@ class Connection(CallProtocol):
         self._lingering = False
         self._discarded_bytes = 0
         self._error_sent = False
-        self._ends = False  # with the answer that was begun
         self._keepalive_handle: asyncio.TimerHandle | None = None
         self._keepalive_from_s: float | None = None
 
@@ -93,8 +92,8 @@ class Connection(CallProtocol):
     def eof_received(self) -> bool:
         """The client sends no more, and may still listen: what it asked is answered, a body cut short as such.
 
-        Who waits for the client to go is told that it has: a client that is gone says nothing else until it is written
-        to, and one that half-closes is rare (nginx and HAProxy's `abortonclose` take it so too).
+        A call that waits for the client to go is told that it has: a client that is gone says nothing else until it is
+        written to, and one that half-closes is rare (nginx and HAProxy's `abortonclose` take it so too).
         """
         receiver = self._body_receiver
         if receiver is None:
@@ -195,19 +194,15 @@ class Connection(CallProtocol):
     # The answer
 
     def _will_close(self, request: Any, response_requires_close: bool) -> bool:
-        """As gunicorn's, which says nothing of the close that follows where a body wasn't read to its end.
-
-        What was said once holds: the rest of the body may come before the end of the answer.
-        """
+        """As gunicorn's, which says nothing of the close that follows where a body wasn't read to its end."""
         receiver = self._body_receiver
-        self._ends = (
-            self._ends
+        return (
+            self._error_sent  # which has said so itself
             or self.worker.announce_close
             or self._half_closed
             or (receiver is not None and not receiver._complete)
             or bool(super()._will_close(request, response_requires_close))
         )
-        return self._ends
 
     def _build_http_scope(self, request: Any, sockname: Any, peername: Any) -> dict[str, Any]:
         scope: dict[str, Any] = super()._build_http_scope(request, sockname, peername)
