@@ -15,8 +15,9 @@ if TYPE_CHECKING:  # `typing` costs every fork of the zygote its page faults
 # CPython gives blocks of up to 512 bytes, in classes of 16 bytes' steps, out of pools of 16 KiB.
 _POOL_BITS, _STEP_BYTES, _LAST_CLASS_BYTES = 14, 16, 512
 _FLOAT_BYTES, _EMPTY_BYTES = 32, 33  # a float's class; a bytes object without any
-# malloc's pieces. No hole is as large as the first; what is smaller than the last isn't asked for.
-_PROBE_BYTES, _LARGE_BYTES, _SMALLEST_BYTES = 120 << 10, 1 << 10, 24
+# malloc's pieces, of 8 bytes past a multiple of the step. No hole is as large as the first; what is smaller than the
+# last isn't asked for.
+_PROBE_BYTES, _LARGE_BYTES, _SMALLEST_BYTES = 120 << 10, (1 << 10) + 8, 24
 # Another allocator than these two is left alone after so many pools, or pieces of one size.
 _MOST_POOLS, _MOST_PIECES = 64, 10_000
 

@@ -98,7 +98,7 @@ class Server:
         # The guest's log is full when the file is; a signal for that would end the process.
         _signal.signal(_SIGXFSZ, _signal.SIG_IGN)
         give_large_blocks_back()
-        _give_way()
+        _give_way()  # before the ticker starts, which takes it over, and before the filter
         self._serve = serve
         self._record = _map_record(serve.record)
         self._asker = Asker(max_call_bytes, keeps_number=with_files)

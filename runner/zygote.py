@@ -184,7 +184,8 @@ def _set_socket_option(option: int, value: bytes) -> None:
 
 
 def _freeze() -> None:
-    """No collection after this, which would touch every object: each child pays for the pages that it touches."""
+    """Fill the heap's holes, and no collection after this, which would touch every object: each child pays for the
+    pages that it touches. To be called when all that children share is made, before its memory is counted."""
     import gc
 
     gc.collect()
